@@ -1,0 +1,116 @@
+"""What every backbone offers: frozen image and text towers behind one protocol, and the splice."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor, nn
+
+from cir.schema import Prompt
+
+
+def splice(
+    words: Float[Tensor, "b l w"], slots: Int[Tensor, "b s"], pseudo: Float[Tensor, "b n w"]
+) -> Float[Tensor, "b l w"]:
+    """Put pseudo-words into their slots, by position; every other word stays as it was.
+
+    A slot of -1 is unused. With n = 1 every slot of a row takes the same vector (LinCIR's "all slots"), with
+    n = s slot j takes vector j; any other n is an error.
+    """
+    if pseudo.shape[1] not in (1, slots.shape[1]):
+        raise ValueError(f"splice: {pseudo.shape[1]} pseudo-words for {slots.shape[1]} slot columns")
+    length = words.shape[1]
+    padded = torch.cat([words, words.new_zeros(len(words), 1, words.shape[2])], dim=1)  # unused slots land here
+    index = torch.where(slots < 0, length, slots)[..., None].expand(-1, -1, words.shape[2])
+    values = pseudo.to(words.dtype).expand(-1, slots.shape[1], -1)
+    return padded.scatter(1, index, values)[:, :length]
+
+
+class Tokenizer(Protocol):
+    """What prompts need of a tokenizer: pieces to ids, and the special ids around them."""
+
+    start: tuple[int, ...]
+    """Ids put before the text (CLIP: start-of-text; SigLIP: none)."""
+    end: int
+    """The end-of-text id."""
+    pad: int
+    """The id that fills the row behind end-of-text."""
+    slot: int
+    """The id that stands in a slot before its embedding is replaced (CLIP: the id of `$`)."""
+    context: int
+    """The longest row the tower takes."""
+    fixed_length: bool
+    """Whether rows are always padded to `context` (towers that are not causal)."""
+
+    def pieces(self, text: str) -> list[int]:
+        """Turn text into ids, without special ids, without truncation."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn ids back into text."""
+        ...
+
+
+class TextTower(nn.Module):
+    """A text tower that can be deep-copied and trained (RTD trains one): prompts in, raw vectors out."""
+
+    word_width: int
+
+    def forward(
+        self,
+        ids: Int[Tensor, "b l"],
+        ends: Int[Tensor, " b"],
+        slots: Int[Tensor, "b s"] | None = None,
+        pseudo: Float[Tensor, "b n w"] | None = None,
+    ) -> Float[Tensor, "b d"]:
+        """Encode token rows, pseudo-words spliced in before the position embedding is added; not normalised."""
+        raise NotImplementedError
+
+    def encode(self, prompt: Prompt, pseudo: Float[Tensor, "b n w"] | None = None) -> Float[Tensor, "b d"]:
+        """Encode a rendered prompt on the tower's device; gradients flow unless the caller turned them off."""
+        device = next(self.parameters()).device
+        ids, ends, slots = (torch.from_numpy(a).to(device) for a in (prompt.ids, prompt.ends, prompt.slots))
+        return self(ids, ends, slots if pseudo is not None else None, pseudo)
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """Frozen image and text encoders that share a space of width `d`.
+
+    Outputs are raw (not normalised) float32, whatever `dtype` the towers compute in: projection methods read raw
+    features, search normalises.
+    """
+
+    name: str
+    """What the user asked for: a hub id or a folder."""
+    fingerprint: str
+    """Sixteen hex digits over the weights."""
+    preprocess_id: str
+    """Name and fingerprint of the preprocessing, e.g. `targetpad-1.25:1f3a…`; part of every feature cache key."""
+    tokenizer: Tokenizer
+    text: TextTower
+    """The frozen text tower; deep-copy it to train it."""
+    width: int
+    """d, the joint embedding width."""
+    word_width: int
+    """w, the width of token embeddings."""
+    vectors: int
+    """t, vectors per image (1 for CLIP)."""
+    logit_scale: float
+    """The frozen model's own exp(logit_scale)."""
+    device: torch.device
+    dtype: torch.dtype
+
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 h w"]:
+        """Turn one picture into pixels, as the weights ask for."""
+        ...
+
+    def encode_images(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
+        """Encode pixels, without gradient."""
+        ...
+
+    def encode_text(self, prompt: Prompt, pseudo: Float[Tensor, "b n w"] | None = None) -> Float[Tensor, "b d"]:
+        """Encode prompts with the frozen tower, without gradient."""
+        ...

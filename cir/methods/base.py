@@ -1,0 +1,80 @@
+"""What every method offers: `compose` for search, `losses` for training, and three declarations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cir.backbones.base import Backbone, TextTower
+from cir.prompts import Joiner, Template
+from cir.schema import Query
+
+
+@dataclass
+class NoOptions:
+    """The options of a method that has none."""
+
+
+class Method(nn.Module):
+    """One way to turn a reference image and texts into a query vector.
+
+    `needs` says which inputs of a query it reads (`image`, `text`), `trains` holds name patterns, matched in full,
+    of the parameters training changes; `paper` cites. `Options` is the dataclass of its settings: the `method:`
+    section of a config is checked against it.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"image", "text"})
+    trains: ClassVar[tuple[str, ...]] = ()
+    paper: ClassVar[str] = ""
+    Options: ClassVar[type] = NoOptions
+
+    def compose(
+        self,
+        backbone: Backbone,
+        reference: Float[Tensor, "b t d"],
+        queries: Sequence[Query],
+        template: Template,
+        join: Joiner,
+    ) -> Float[Tensor, "b t d"]:
+        """Compose unit query vectors from raw reference features and the queries' texts."""
+        raise NotImplementedError
+
+    def losses(self, backbone: Backbone, batch: Any) -> dict[str, Tensor]:
+        """Name the terms of the training loss on one prepared batch; the loop sums them."""
+        raise NotImplementedError(f"{type(self).__name__} is not trained")
+
+
+class PseudoWordMethod(Method):
+    """Textual inversion: the reference becomes pseudo-words inside the prompt; subclasses write `words` only."""
+
+    def words(self, image: Float[Tensor, "b d"]) -> Float[Tensor, "b s w"]:
+        """Map raw image features to pseudo-words in the text tower's word-embedding space."""
+        raise NotImplementedError
+
+    def tower(self, backbone: Backbone) -> TextTower:
+        """Choose the text tower queries are encoded with: the frozen one, unless the method brings its own."""
+        return backbone.text
+
+    @torch.no_grad()
+    def compose(
+        self,
+        backbone: Backbone,
+        reference: Float[Tensor, "b t d"],
+        queries: Sequence[Query],
+        template: Template,
+        join: Joiner,
+    ) -> Float[Tensor, "b t d"]:
+        """Render each query's prompts, splice, encode; several prompts per query (two caption orders) are averaged.
+
+        Each prompt's vector is normalised, the mean over a query's prompts is normalised again (SEARLE).
+        """
+        pseudo = self.words(reference.mean(dim=1))
+        rendered = template.render(backbone.tokenizer, [join(q.texts) for q in queries], [q.concept for q in queries])
+        owner = torch.from_numpy(rendered.owner).to(pseudo.device)
+        vectors = F.normalize(self.tower(backbone).encode(rendered.prompt, pseudo[owner]).float(), dim=-1)
+        total = vectors.new_zeros(len(queries), vectors.shape[-1]).index_add(0, owner, vectors)
+        return F.normalize(total, dim=-1).unsqueeze(1)
