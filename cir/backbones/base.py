@@ -28,6 +28,7 @@ def splice(
     return padded.scatter(1, index, values)[:, :length]
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What prompts need of a tokenizer: pieces to ids, and the special ids around them."""
 

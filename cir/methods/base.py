@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from cir.backbones.base import Backbone, TextTower
 from cir.prompts import Joiner, Template
+from cir.randomness import StepRandom
 from cir.schema import Query
 
 
@@ -19,18 +20,39 @@ class NoOptions:
     """The options of a method that has none."""
 
 
+@runtime_checkable
+@runtime_checkable
+class Batches(Protocol):
+    """A training source made ready for one method: any rows, in any grouping, any number of times."""
+
+    def __len__(self) -> int:
+        """Count the rows of the source."""
+        ...
+
+    def batch(self, rows: Sequence[int], random: StepRandom) -> Any:
+        """Prepare the rows for `losses`: a pure function of its arguments, safe to call from several threads."""
+        ...
+
+
 class Method(nn.Module):
     """One way to turn a reference image and texts into a query vector.
 
     `needs` says which inputs of a query it reads (`image`, `text`), `trains` holds name patterns, matched in full,
     of the parameters training changes; `paper` cites. `Options` is the dataclass of its settings: the `method:`
-    section of a config is checked against it.
+    section of a config is checked against it. `learns_from` names the kind of training source (`captions`,
+    `triplets`), empty for a method that is not trained; `wraps` says that it takes another method as `base`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"image", "text"})
-    trains: ClassVar[tuple[str, ...]] = ()
+    trains: tuple[str, ...] = ()
     paper: ClassVar[str] = ""
+    learns_from: ClassVar[str] = ""
+    wraps: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions
+
+    def __init__(self, options: Any, backbone: Backbone, base: "Method | None" = None) -> None:
+        super().__init__()
+        self.options = options
 
     def compose(
         self,
@@ -42,6 +64,13 @@ class Method(nn.Module):
     ) -> Float[Tensor, "b t d"]:
         """Compose unit query vectors from raw reference features and the queries' texts."""
         raise NotImplementedError
+
+    def prepare(self, backbone: Backbone, source: Sequence[Any], *, seed: int, draws: int) -> Batches:
+        """Make a training source ready, once per run; `draws` rows will be asked for in all.
+
+        Nothing here may depend on the step: a resumed run prepares again and must see the same batches.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not trained")
 
     def losses(self, backbone: Backbone, batch: Any) -> dict[str, Tensor]:
         """Name the terms of the training loss on one prepared batch; the loop sums them."""

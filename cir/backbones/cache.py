@@ -1,0 +1,165 @@
+"""Image features computed once: a gallery's pictures through a frozen vision tower, into the feature cache."""
+
+import hashlib
+import os
+import struct
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from PIL import Image
+from torch import Tensor
+
+from cir.backbones.base import Backbone
+from cir.backbones.store import CacheKey, Counters, FeatureCache
+from cir.errors import InputError
+from cir.progress import bar
+
+__all__ = ["CacheKey", "Counters", "FeatureCache", "encode_gallery"]
+
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises on a damaged picture."""
+
+Stamp = Literal["stat", "hash"]
+"""How a changed picture is noticed: by size and modification time, or by its content (reads every file)."""
+
+
+def encode_gallery(
+    backbone: Backbone,
+    ids: Sequence[str],
+    paths: Sequence[Path],
+    cache: FeatureCache | None,
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    progress: bool = True,
+    stamp: Stamp = "stat",
+) -> Float[np.ndarray, "n t d"]:
+    """Give the raw features of pictures, row i for `ids[i]` at `paths[i]`: a read-only memory map from the cache.
+
+    Pictures are decoded by threads a bounded number ahead of the tower; the result does not depend on the batch
+    size beyond float rounding. The array is float32, or float16 where the cache stores that: widen it before
+    multiplying. With `cache=None` everything is computed in memory. Raises InputError that names the
+    first ten missing or unreadable pictures and says how many there are.
+    """
+    if len(ids) != len(paths):
+        raise InputError(f"gallery: {len(ids):,} ids but {len(paths):,} paths")
+    if batch_size < 1:
+        raise InputError(f"batch_size {batch_size}: expected 1 or more")
+    if not ids:
+        return np.zeros((0, backbone.vectors, backbone.width), dtype=np.float32)
+    workers = workers or min(8, os.cpu_count() or 1)
+    stamps = _stamps(paths, stamp, workers)
+    counters = Counters() if cache is None else cache.counters
+
+    def compute(start: int) -> Generator[Float32[np.ndarray, "b t d"], None, None]:
+        return _encode(backbone, paths, start, batch_size, workers, progress, counters)
+
+    if cache is None:
+        return np.concatenate(list(compute(0)))
+    dtype = str(backbone.dtype).removeprefix("torch.")
+    key = CacheKey(backbone.fingerprint, backbone.preprocess_id, dtype, "image", tuple(ids), stamps)
+    return cache.get(key, compute)
+
+
+def _encode(
+    backbone: Backbone,
+    paths: Sequence[Path],
+    start: int,
+    batch_size: int,
+    workers: int,
+    progress: bool,
+    counters: Counters,
+) -> Generator[Float32[np.ndarray, "b t d"], None, None]:
+    """Yield the features of the pictures from `start` on, batch by batch.
+
+    After the first unreadable picture the rest is only decoded, to list all of them at once.
+    """
+    failed: list[str] = []
+    batch: list[Tensor] = []
+    with (
+        bar(len(paths), "encoding images", progress) as shown,
+        closing(_decode_ahead(backbone, paths[start:], workers, ahead=2 * batch_size)) as decoded,
+    ):
+        shown.skip(start)
+        for index, pixels in enumerate(decoded, start + 1):
+            if isinstance(pixels, str):
+                failed.append(pixels)
+                batch.clear()
+                continue
+            counters.decoded += 1
+            if failed:
+                continue
+            batch.append(pixels)
+            if len(batch) == batch_size or index == len(paths):
+                yield backbone.encode_images(torch.stack(batch)).cpu().numpy()
+                counters.encoded += len(batch)
+                shown.advance(len(batch))
+                batch.clear()
+    if failed:
+        raise InputError(_listed("could not be read as pictures", failed))
+
+
+def _decode_ahead(
+    backbone: Backbone, paths: Sequence[Path], workers: int, ahead: int
+) -> Generator[Tensor | str, None, None]:
+    """Decode in threads (Pillow releases the interpreter's lock), at most `ahead` pictures in front of the reader."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    waiting: deque[Future[Tensor | str]] = deque()
+    try:
+        for path in paths:
+            waiting.append(pool.submit(_decode, backbone, path))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode(backbone: Backbone, path: Path) -> Tensor | str:
+    """Turn a file into pixels, or say why not."""
+    try:
+        with Image.open(path) as image:
+            return backbone.preprocess(image)
+    except UNREADABLE as error:
+        return f"{path} ({error or type(error).__name__})"
+
+
+def _stamps(paths: Sequence[Path], stamp: Stamp, workers: int) -> tuple[str, ...]:
+    """Fingerprint each file; InputError where some are absent."""
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(_stat if stamp == "stat" else _content, paths))
+    missing = [str(path) for path, mark in zip(paths, found, strict=True) if mark is None]
+    if missing:
+        raise InputError(_listed("are missing", missing))
+    return tuple(mark for mark in found if mark is not None)
+
+
+def _stat(path: Path) -> str | None:
+    """Give size and modification time, or none for what is no file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return f"{stat.st_size}-{stat.st_mtime_ns}" if path.is_file() else None
+
+
+def _content(path: Path) -> str | None:
+    """Give a digest of the content, or none for what cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    """Name the first ten and say how many there are."""
+    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
+    return f"{len(names):,} images {what}: {', '.join(names[:10])}{more}"

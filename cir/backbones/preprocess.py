@@ -1,0 +1,181 @@
+"""From a picture to pixels, with Pillow alone: named, fingerprinted, bit for bit what `CLIPImageProcessorPil` gives.
+
+`clip` does what the weights' preprocessor_config.json says (CLIP: short side to n, bicubic, centre crop; SigLIP:
+squashed to n x n). `targetpad` first pads pictures whose long side is 1.25 times the short one or more, `squarepad`
+all that are not square (CLIP4Cir, arXiv:2308.11485; SEARLE's checkpoints expect targetpad). A method's numbers belong
+to its preprocessing, so `Preprocess.id` is part of every feature cache key.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from cir.backbones.weights import read_config
+from cir.errors import InputError, nearest
+
+TARGET_RATIO = 1.25
+
+PADDING = {"clip": "none", "targetpad": f"ratio-{TARGET_RATIO}", "squarepad": "square"}
+
+CONFIGS = ("preprocessor_config.json", "processor_config.json")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """One preprocessing with all its constants: calling it turns a picture into normalised float32 pixels."""
+
+    name: str
+    """clip, targetpad or squarepad."""
+    resize: tuple[int, int] | int | None
+    """(height, width) to squash to, or the short side's length, or no resizing."""
+    resample: int
+    """Pillow's number of the filter (3 is bicubic)."""
+    crop: tuple[int, int] | None
+    """(height, width) of the centre crop, zeros around what is too small."""
+    scale: float
+    """What the grey levels are multiplied by (1/255)."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def id(self) -> str:
+        """Name and eight hex digits over every constant, e.g. `targetpad-1.25:1f3a60c2`."""
+        shown = f"{self.name}-{TARGET_RATIO}" if self.name == "targetpad" else self.name
+        if isinstance(self.resize, tuple):
+            shown = "squash" if self.name == "clip" else f"{shown}-squash"
+        constants = json.dumps([asdict(self), PADDING[self.name]], sort_keys=True)
+        return f"{shown}:{hashlib.sha256(constants.encode()).hexdigest()[:8]}"
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of the result, where it is the same for all pictures."""
+        return self.crop or (self.resize if isinstance(self.resize, tuple) else None)
+
+    def __call__(self, image: Image.Image) -> Float32[Tensor, "3 h w"]:
+        """Pad in the picture's own mode, convert to RGB, resize, crop, normalise."""
+        if self.name != "clip":
+            image = pad(image, TARGET_RATIO if self.name == "targetpad" else 1.0)
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        if self.resize is not None:
+            height, width = _resized(image, self.resize)
+            image = image.resize((width, height), resample=Image.Resampling(self.resample))
+        pixels = np.asarray(image)
+        if self.crop is not None:
+            pixels = _centre(pixels, self.crop)
+        table = self._levels()
+        return torch.from_numpy(np.stack([table[c][pixels[..., c]] for c in range(3)]))
+
+    def _levels(self) -> Float32[np.ndarray, "3 256"]:
+        """Normalise each of the 256 grey levels once: scaled in float64, then rounded, then float32 throughout."""
+        levels = (np.arange(256).astype(np.float64) * self.scale).astype(np.float32)
+        mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
+        return (levels - mean[:, None]) / std[:, None]
+
+
+def pad(image: Image.Image, ratio: float) -> Image.Image:
+    """Pad with zeros, equally on both sides, until the long side is `ratio` times the short one.
+
+    Odd gaps lose a pixel, and the picture's own mode is kept (zeros of a palette are its first colour), both as in
+    the official code.
+    """
+    width, height = image.size
+    if max(width, height) / min(width, height) < ratio:
+        return image
+    goal = max(width, height) / ratio
+    across, down = max(int((goal - width) / 2), 0), max(int((goal - height) / 2), 0)
+    if not across and not down:
+        return image
+    padded = ImageOps.expand(image, border=(across, down, across, down), fill=_zero(image))
+    if image.mode == "P":
+        padded.putpalette(image.getpalette() or [])
+    return padded
+
+
+def _zero(image: Image.Image) -> Any:
+    """Give the zero of a mode: a number, or one per band."""
+    bands = len(image.getbands())
+    return 0 if bands == 1 else (0,) * bands
+
+
+def _resized(image: Image.Image, goal: tuple[int, int] | int) -> tuple[int, int]:
+    """Height and width after resizing; the long side is cut down to an integer, as in torchvision."""
+    if isinstance(goal, tuple):
+        return goal
+    width, height = image.size
+    return (goal, int(goal * width / height)) if height <= width else (int(goal * height / width), goal)
+
+
+def _centre(pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "n m 3"]:
+    """Cut the centre out; a picture smaller than the crop gets zeros around it."""
+    height, width = pixels.shape[:2]
+    if height < size[0] or width < size[1]:
+        tall, wide = max(height, size[0]), max(width, size[1])
+        top, left = math.ceil((tall - height) / 2), math.ceil((wide - width) / 2)
+        pixels = np.pad(pixels, ((top, tall - height - top), (left, wide - width - left), (0, 0)))
+        height, width = tall, wide
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return pixels[top : top + size[0], left : left + size[1]]
+
+
+def from_folder(folder: Path, name: str) -> Preprocess:
+    """Read a checkpoint's preprocessing, and choose the padding by name.
+
+    Raises InputError for an unknown name, or where the file is absent or asks for what is not done here.
+    """
+    if name not in PADDING:
+        raise InputError(f"preprocess {name!r}: {nearest(name, PADDING)}")
+    for file in CONFIGS:
+        if (folder / file).is_file():
+            config = read_config(folder, file)
+            config = config.get("image_processor", config if file == CONFIGS[0] else {})
+            if config:
+                return _from_config(config, name, folder / file)
+    raise InputError(f"{folder}: no preprocessing found; looked for {' and '.join(CONFIGS)}")
+
+
+def _from_config(config: dict[str, Any], name: str, path: Path) -> Preprocess:
+    """Read the keys of an image processor's config; absent switches are on except the crop, as in transformers."""
+    clip = "siglip" not in str(config.get("image_processor_type", config.get("feature_extractor_type", ""))).lower()
+    if not config.get("do_rescale", True) or not config.get("do_normalize", True):
+        raise InputError(f"{path}: do_rescale or do_normalize is false; only normalised pixels are supported")
+    mean, std = config.get("image_mean"), config.get("image_std")
+    if not isinstance(mean, list) or not isinstance(std, list) or len(mean) != 3 or len(std) != 3:
+        raise InputError(f"{path}: expected image_mean and image_std with three numbers each")
+    crop = config.get("crop_size") if config.get("do_center_crop", clip) else None
+    size = config.get("size") if config.get("do_resize", True) else None
+    return Preprocess(
+        name=name,
+        resize=None if size is None else _size(size, path, square=not clip),
+        resample=int(config.get("resample", Image.Resampling.BICUBIC)),
+        crop=None if crop is None else _pair(crop, path),
+        scale=float(config.get("rescale_factor", 1 / 255)),
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
+    )
+
+
+def _size(size: Any, path: Path, square: bool) -> tuple[int, int] | int:
+    """Read `size`: a number (old files), the shortest edge, or height and width."""
+    if isinstance(size, dict) and "shortest_edge" in size and "longest_edge" not in size:
+        return int(size["shortest_edge"])
+    if isinstance(size, int) and not square:
+        return size
+    return _pair(size, path)
+
+
+def _pair(size: Any, path: Path) -> tuple[int, int]:
+    """Read height and width, or one number for both."""
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, dict) and {"height", "width"} <= set(size):
+        return int(size["height"]), int(size["width"])
+    raise InputError(f"{path}: size {size!r} not understood; expected a number, shortest_edge, or height and width")

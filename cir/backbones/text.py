@@ -1,0 +1,88 @@
+"""Text towers: token rows with pseudo-words in, raw vectors out.
+
+The room of every implementation of `cir.backbones.base.TextTower`; `TEXT_TOWERS` names those `load` can build for a
+causal CLIP text model.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from cir.backbones.base import TextTower, splice
+
+
+def causal_mask(length: int, like: Tensor) -> Float[Tensor, "1 1 l l"]:
+    """Build the additive mask: 0 on and below the diagonal, the dtype's minimum above."""
+    mask = torch.full((length, length), torch.finfo(like.dtype).min, dtype=like.dtype, device=like.device)
+    return mask.triu(1)[None, None]
+
+
+class PaddedTower(TextTower):
+    """CLIP's causal text tower on padded rows, cut to the longest prompt of the batch.
+
+    The cut is exact: positions behind end-of-text cannot reach it. Parameter names are those of Hugging Face's
+    `CLIPTextModelWithProjection`.
+    """
+
+    def __init__(self, text_model: Any, text_projection: nn.Linear) -> None:
+        super().__init__()
+        self.text_model = text_model
+        self.text_projection = text_projection
+        self.word_width: int = text_model.embeddings.token_embedding.embedding_dim
+
+    def forward(
+        self,
+        ids: Int[Tensor, "b l"],
+        ends: Int[Tensor, " b"],
+        slots: Int[Tensor, "b s"] | None = None,
+        pseudo: Float[Tensor, "b n w"] | None = None,
+    ) -> Float[Tensor, "b d"]:
+        """Embed, splice, encode causally, and project the state at end-of-text, as OpenAI's CLIP does."""
+        model = self.text_model
+        ids = ids[:, : int(ends.max()) + 1] if len(ends) else ids[:, :1]
+        words = model.embeddings.token_embedding(ids)
+        if slots is not None and pseudo is not None:
+            words = splice(words, slots, pseudo)
+        states = model.embeddings(inputs_embeds=words)
+        # Under another argument name the encoder takes the mask silently and runs bidirectionally (transformers 5).
+        states = model.encoder(inputs_embeds=states, attention_mask=causal_mask(ids.shape[1], states))[0]
+        # Pooled where the prompt ends, not where the config's eos_token_id says: old configs carry a wrong one.
+        last = states[torch.arange(len(states), device=states.device), ends]
+        return self.text_projection(model.final_layer_norm(last))
+
+
+class WholeTower(TextTower):
+    """SigLIP's text tower: every position sees every other, padding included, pooled at the last one.
+
+    Rows must have the full context (`Tokenizer.fixed_length`). Parameter names are Hugging Face's.
+    """
+
+    def __init__(self, text_model: Any) -> None:
+        super().__init__()
+        self.text_model = text_model
+        self.word_width: int = text_model.embeddings.token_embedding.embedding_dim
+        self.context: int = text_model.embeddings.position_embedding.num_embeddings
+
+    def forward(
+        self,
+        ids: Int[Tensor, "b l"],
+        ends: Int[Tensor, " b"],
+        slots: Int[Tensor, "b s"] | None = None,
+        pseudo: Float[Tensor, "b n w"] | None = None,
+    ) -> Float[Tensor, "b d"]:
+        """Embed, splice, encode without a mask, and put the last position through the head (arXiv:2303.15343)."""
+        if ids.shape[1] != self.context:
+            raise ValueError(f"this tower is not causal: rows must have {self.context} positions, not {ids.shape[1]}")
+        model = self.text_model
+        words = model.embeddings.token_embedding(ids)
+        if slots is not None and pseudo is not None:
+            words = splice(words, slots, pseudo)
+        states = model.encoder(inputs_embeds=model.embeddings(inputs_embeds=words), attention_mask=None)[0]
+        return model.head(model.final_layer_norm(states[:, -1]))
+
+
+TEXT_TOWERS: dict[str, Callable[[Any, nn.Linear], TextTower]] = {"padded": PaddedTower}
+"""Ways to run a causal CLIP text model, by the name `load(text_tower=...)` takes."""

@@ -1,0 +1,153 @@
+"""The `cir` command: the sole parser of argv. What a command needs is imported when it runs.
+
+Exit codes: 0 done, 1 the run failed, 2 the input is at fault (one line on stderr), 130 interrupted.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cir.commands import data as data_commands
+from cir.commands import world as world_commands
+from cir.commands.shell import SETTINGS, command, example
+
+app = typer.Typer(**SETTINGS)
+app.add_typer(world_commands.app, name="world")
+app.add_typer(data_commands.app, name="data")
+
+START = (
+    "cir demo",
+    "cir list methods",
+    "cir evaluate --method sum --backbone openai/clip-vit-base-patch32 --data datasets cirr/val",
+)
+
+
+@app.callback(invoke_without_command=True, epilog=example(*START))
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Composed image retrieval: train adapters, evaluate them, trust the numbers."""
+    if version:
+        import cir
+
+        typer.echo(cir.__version__)
+        raise typer.Exit
+
+
+@command(app, "demo", "cir demo --out runs/demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the training runs.")] = 0,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Shrink everything to seconds; the numbers mean nothing.")
+    ] = False,
+) -> None:
+    """Build the world, train two adapters on text, evaluate them against the baselines, draw the report."""
+    from cir.demo import run
+
+    run(out, seed=seed, smoke=smoke)
+
+
+@command(app, "train", "cir train experiments/forkme.yaml train.lr=3e-4 seed=1")
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML of the run; experiments/forkme.yaml is the one to copy.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, dotted: train.steps=100")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME/seed-SEED.")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A few small steps and queries; stamps the records.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming.")] = False,
+) -> None:
+    """Train a method, then evaluate it on the benchmarks its config lists; resumes by itself."""
+    from cir.commands.train import main
+
+    main(config, overrides or [], out, smoke, fresh)
+
+
+@command(
+    app,
+    "evaluate",
+    "cir evaluate experiments/forkme.yaml circo/val --report report",
+    "cir evaluate runs/lincir/seed-0/checkpoint cirr/val data.root=/data",
+    "cir evaluate --method sum --backbone openai/clip-vit-large-patch14 --data /data circo/val",
+)
+def evaluate(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG|CHECKPOINT] [BENCHMARK]... [KEY=VALUE]...",
+            help="A run's YAML or a checkpoint folder, benchmarks such as cirr/val, overrides.",
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="A method without training, in place of a config.")] = "",
+    backbone: Annotated[str, typer.Option(help="Hub id or folder of the encoders.")] = "",
+    data: Annotated[Path | None, typer.Option(help="Folder that holds the datasets.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the records; default runs/NAME/seed-SEED/records.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for HTML pages of the rankings.")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A few queries only; stamps the records.")] = False,
+) -> None:
+    """Evaluate a run, a checkpoint or a baseline, and write a record per benchmark."""
+    from cir.commands.evaluate import main
+
+    main(arguments or [], method, backbone, data, out, report, smoke)
+
+
+@command(app, "score", "cir score circo/val --data /data --queries q.npz --gallery g.npz --json scores.json")
+def score(
+    benchmark: Annotated[str, typer.Argument(help="For example cirr/val, circo/val, fashioniq/dress/val.")],
+    queries: Annotated[Path, typer.Option(help="npz with arrays `ids` (query ids) and `vectors`.")],
+    gallery: Annotated[Path, typer.Option(help="npz with arrays `ids` (image ids) and `vectors`.")],
+    data: Path = Path("datasets"),
+    json: Annotated[Path | None, typer.Option(help="Write scores with intervals here.")] = None,
+    fashioniq_gallery: Annotated[str, typer.Option(help="original or val-union.")] = "original",
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Go on with partial data; stamps.")] = False,
+) -> None:
+    """Score vectors made by anybody, with anything."""
+    from cir.commands.score import main
+
+    main(benchmark, data, queries, gallery, json, fashioniq_gallery, allow_missing)
+
+
+@command(app, "table", "cir table runs --metric R@10 --metric circo/val:mAP@5 --format latex")
+def table(
+    records: Annotated[list[Path], typer.Argument(help="Record files, or folders of them.")],
+    format: Annotated[Literal["md", "latex", "csv"], typer.Option(help="What to write.")] = "md",
+    metric: Annotated[list[str] | None, typer.Option(help="Columns, R@10 or cirr/val:R@10; repeatable.")] = None,
+    intervals: Annotated[bool, typer.Option(help="Show 95 % intervals.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Write here instead of to the terminal.")] = None,
+) -> None:
+    """Tabulate records: runs as rows, metrics as columns, best in bold, footnotes below."""
+    from cir.commands.table import main
+
+    main(records, format, metric or [], intervals, out)
+
+
+@command(app, "compare", "cir compare runs/rtd/seed-0/records runs/sum/seed-0/records --metric R@10")
+def compare(
+    ours: Annotated[Path, typer.Argument(help="Record, or folder of records, of one run.")],
+    theirs: Annotated[Path, typer.Argument(help="Record, or folder of records, of the other.")],
+    metric: Annotated[list[str] | None, typer.Option(help="Metrics to compare; default: each headline.")] = None,
+) -> None:
+    """Compare two runs query by query: difference with interval, won, tied, lost, and a paired test."""
+    from cir.commands.table import compare
+
+    compare(ours, theirs, metric or [])
+
+
+@command(app, "list", "cir list methods")
+def listing(
+    what: Annotated[
+        Literal["all", "methods", "benchmarks", "protocols", "backbones"], typer.Argument(help="What to list.")
+    ] = "all",
+) -> None:
+    """List methods, benchmarks, protocols and backbones."""
+    from cir.commands.listing import main
+
+    main(what)
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(app())

@@ -1,0 +1,154 @@
+"""What needs no training: either input alone, and vector arithmetic on the two unit vectors.
+
+Texts are plain sentences, without template; several per query (two caption orders) are averaged as unit vectors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from cir.backbones.base import Backbone
+from cir.errors import InputError
+from cir.methods.base import Method
+from cir.prompts import Joiner, Template, tokenize
+from cir.schema import Query
+
+
+@torch.no_grad()
+def text_vectors(backbone: Backbone, queries: Sequence[Query], join: Joiner) -> Float[Tensor, "b 1 d"]:
+    """Encode the queries' joined texts: unit vectors, averaged over a query's joins and normalised again."""
+    joined = [join(query.texts) for query in queries]
+    empty = [query.id for query, texts in zip(queries, joined, strict=True) if not texts]
+    if empty:
+        raise InputError(f"{len(empty)} queries have no text, first {empty[:3]}; this method reads texts")
+    owner = torch.tensor([i for i, texts in enumerate(joined) for _ in texts], device=backbone.device)
+    prompt = tokenize(backbone.tokenizer, [[text] for texts in joined for text in texts])
+    vectors = F.normalize(backbone.encode_text(prompt).float(), dim=-1)
+    total = vectors.new_zeros(len(queries), vectors.shape[-1]).index_add(0, owner, vectors)
+    return F.normalize(total, dim=-1).unsqueeze(1)
+
+
+class ImageOnly(Method):
+    """The reference image itself: what a query scores when its text is ignored."""
+
+    needs = frozenset({"image"})
+    paper = "baseline"
+
+    def compose(
+        self,
+        backbone: Backbone,
+        reference: Float[Tensor, "b t d"],
+        queries: Sequence[Query],
+        template: Template,
+        join: Joiner,
+    ) -> Float[Tensor, "b t d"]:
+        """Normalise the reference."""
+        return F.normalize(reference.float(), dim=-1)
+
+
+class TextOnly(Method):
+    """The text itself: what a query scores when its image is ignored."""
+
+    needs = frozenset({"text"})
+    paper = "baseline"
+
+    def compose(
+        self,
+        backbone: Backbone,
+        reference: Float[Tensor, "b t d"],
+        queries: Sequence[Query],
+        template: Template,
+        join: Joiner,
+    ) -> Float[Tensor, "b 1 d"]:
+        """Encode the joined texts."""
+        return text_vectors(backbone, queries, join)
+
+
+class Arithmetic(Method):
+    """Unit image vector and unit text vector, combined and normalised; subclasses write `combine` only."""
+
+    paper = "baseline"
+
+    def combine(self, image: Float[Tensor, "b t d"], text: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b t d"]:
+        """Combine unit vectors; the result need not be of unit length."""
+        raise NotImplementedError
+
+    def compose(
+        self,
+        backbone: Backbone,
+        reference: Float[Tensor, "b t d"],
+        queries: Sequence[Query],
+        template: Template,
+        join: Joiner,
+    ) -> Float[Tensor, "b t d"]:
+        """Encode the texts, combine with the reference, normalise."""
+        text = text_vectors(backbone, queries, join)
+        return F.normalize(self.combine(F.normalize(reference.float(), dim=-1), text), dim=-1)
+
+
+@dataclass
+class SumOptions:
+    """`weight` is the text's share, from 0 (image only) to 1 (text only)."""
+
+    weight: float = 0.5
+
+
+class Sum(Arithmetic):
+    """(1 - weight) image + weight text."""
+
+    Options = SumOptions
+
+    def __init__(self, options: SumOptions, backbone: Backbone, base: Method | None = None) -> None:
+        super().__init__(options, backbone)
+        _check_share("weight", options.weight)
+
+    def combine(self, image: Float[Tensor, "b t d"], text: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b t d"]:
+        """Weigh and add."""
+        return torch.lerp(image, text.expand_as(image), self.options.weight)
+
+
+class Product(Arithmetic):
+    """The elementwise product of the two vectors: features that both agree on.
+
+    Not the product of the two *similarities* that FreeDom and BASIC report under this name: that score is
+    quadratic in the gallery vector, so no single query vector has it.
+    """
+
+    def combine(self, image: Float[Tensor, "b t d"], text: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b t d"]:
+        """Multiply feature by feature."""
+        return image * text
+
+
+@dataclass
+class SlerpOptions:
+    """`alpha` is the text's share of the angle; the paper takes 0.8, and 0.9 on CIRR."""
+
+    alpha: float = 0.8
+
+
+class Slerp(Arithmetic):
+    """Spherical interpolation from image to text (Jang et al., ECCV 2024, arXiv:2405.00571)."""
+
+    paper = "Jang et al., ECCV 2024, arXiv:2405.00571"
+    Options = SlerpOptions
+
+    def __init__(self, options: SlerpOptions, backbone: Backbone, base: Method | None = None) -> None:
+        super().__init__(options, backbone)
+        _check_share("alpha", options.alpha)
+
+    def combine(self, image: Float[Tensor, "b t d"], text: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b t d"]:
+        """Interpolate along the arc; nearly (anti)parallel pairs along the chord, where the arc is undefined."""
+        alpha = self.options.alpha
+        cosine = (image * text).sum(dim=-1, keepdim=True).clamp(-1, 1)
+        angle = cosine.acos()
+        arc = ((1 - alpha) * angle).sin() * image + (alpha * angle).sin() * text
+        return torch.where(cosine.abs() > 0.9995, torch.lerp(image, text.expand_as(image), alpha), arc)
+
+
+def _check_share(option: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InputError(f"{option}: expected a share from 0 to 1, got {value}")

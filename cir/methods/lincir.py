@@ -1,0 +1,117 @@
+"""LinCIR: language-only training of a projector by self-masking projection (Gu et al., CVPR 2024, arXiv:2312.01998)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from cir.backbones.base import Backbone
+from cir.keywords import tagger
+from cir.methods.base import Batches, Method, PseudoWordMethod
+from cir.methods.masking import clean, fit, mask, masking
+from cir.methods.noise import check, perturb
+from cir.methods.projector import Phi
+from cir.methods.texts import FrozenTexts, TokenRows, encode_by_length
+from cir.objectives import mse
+from cir.randomness import StepRandom
+from cir.schema import Prompt
+
+
+@dataclass
+class LinCIROptions:
+    """LinCIR's settings; the defaults are those of the released training command."""
+
+    dropout: float = 0.5
+    noise: str = "uniform_gaussian"
+    """Distribution added to the caption's feature: none, gaussian, uniform, uniform_gaussian."""
+    noise_scale: float = 1.0
+    l2_normalize: bool = False
+    """Normalise the projector's input, in training (after the noise) and at test time."""
+    masking: str = "substring"
+    """`substring`, as released, or `whole_word`."""
+    tagger: str = "builtin"
+    """Finds key words: `builtin` (no download) or `spacy` (en_core_web_sm, as released)."""
+
+
+@dataclass(frozen=True)
+class CaptionBatch:
+    """Features of captions, the captions with key words replaced by slots, and which of those are not a fallback."""
+
+    target: Float[Tensor, "b d"]
+    masked: Prompt
+    own: Bool[Tensor, " b"]
+    random: StepRandom
+
+
+class LinCIR(PseudoWordMethod):
+    """One image feature to one pseudo-word, learnt from captions alone.
+
+    A caption with its key words replaced by phi(noisy caption feature) shall still encode to the caption's own
+    feature; at test time phi receives an image feature instead.
+    """
+
+    trains = (r"phi\..*",)
+    paper = "Gu et al., CVPR 2024, arXiv:2312.01998"
+    learns_from = "captions"
+    Options = LinCIROptions
+
+    def __init__(self, options: LinCIROptions, backbone: Backbone, base: Method | None = None) -> None:
+        super().__init__(options, backbone)
+        check(options.noise)
+        masking(options.masking)
+        self.phi = Phi(backbone.width, backbone.word_width, options.dropout)
+
+    def words(self, image: Float[Tensor, "b d"], random: StepRandom | None = None) -> Float[Tensor, "b 1 w"]:
+        """Project raw features to one pseudo-word each; `random` turns dropout on in training mode."""
+        return self.phi(F.normalize(image, dim=-1) if self.options.l2_normalize else image, random).unsqueeze(1)
+
+    def prepare(self, backbone: Backbone, source: Sequence[str], *, seed: int, draws: int) -> Batches:
+        """Clean, tag, mask and tokenise captions, each once; their frozen features are cached where that pays."""
+        return Captions(self.options, backbone, source, seed, draws)
+
+    def losses(self, backbone: Backbone, batch: CaptionBatch) -> dict[str, Tensor]:
+        """Self-masking projection (section 3.2): mse between E(masked caption; s) and the caption's raw feature."""
+        noisy = perturb(batch.target, self.options.noise, self.options.noise_scale, batch.random)
+        encoded = encode_by_length(backbone.text, batch.masked, self.words(noisy, batch.random))
+        return {"mse": mse(encoded, batch.target)}
+
+
+class Captions:
+    """Captions prepared for self-masking projection."""
+
+    def __init__(
+        self, options: LinCIROptions, backbone: Backbone, source: Sequence[str], seed: int, draws: int
+    ) -> None:
+        self.source = source
+        self.backbone = backbone
+        self.tagger = tagger(options.tagger)
+        self.rule = masking(options.masking)
+        self.seed = seed
+        self.frozen = FrozenTexts(backbone, self.text, len(source), draws)
+        self.masked = TokenRows(backbone.tokenizer, self._pieces)
+        self._fallbacks: set[int] = set()
+
+    def __len__(self) -> int:
+        """Count the captions."""
+        return len(self.source)
+
+    def text(self, number: int) -> str:
+        """Return one caption, cleaned."""
+        return clean(self.source[number], self.backbone.tokenizer)
+
+    def batch(self, rows: Sequence[int], random: StepRandom) -> CaptionBatch:
+        """Look up or make the rows' features and masked prompts."""
+        masked = self.masked.prompt(rows)
+        own = torch.tensor([row not in self._fallbacks for row in rows])
+        return CaptionBatch(self.frozen(rows), masked, own, random)
+
+    def _pieces(self, number: int) -> Sequence[str]:
+        caption = self.text(number)
+        masked = mask(caption, self.tagger.chunks(caption), self.rule, self.seed, number)
+        masked = fit(masked, self.backbone.tokenizer)
+        if not masked.own:
+            self._fallbacks.add(number)
+        return masked.pieces

@@ -1,0 +1,39 @@
+"""FashionIQ: R@10 and R@50 per category, the reference competes; the mean over categories is unweighted."""
+
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from cir.metrics import recall_at
+from cir.protocols.base import Protocol
+
+
+class FashionIQ(Protocol):
+    """Each category searches its own gallery: every image of its split file."""
+
+    id = "fashioniq/original"
+    version = 1
+    definition = (
+        "R@K of the one target in the category's whole split file, reference kept, unweighted mean over categories "
+        "(Wu et al., CVPR 2021, arXiv:1905.12794; gallery as in the authors' image_splits)"
+    )
+    metrics: ClassVar[tuple[str, ...]] = ("R@10", "R@50")
+    headline = "R@10"
+    aspect_metric = "R@10"
+
+    def _values(
+        self, ranks: Int64[np.ndarray, "q m"], within: Int64[np.ndarray, "q n"]
+    ) -> dict[str, Float64[np.ndarray, " q"]]:
+        return {f"R@{k}": recall_at(ranks, k) for k in (10, 50)}
+
+
+class FashionIQUnion(FashionIQ):
+    """The smaller gallery of several supervised tables; its numbers are 6 to 9 points higher."""
+
+    id = "fashioniq/val-union"
+    version = 1
+    definition = (
+        "R@K of the one target among the images that are reference or target of a val query of the category, "
+        "reference kept, unweighted mean over categories (the VAL split, after Chen et al., CVPR 2020)"
+    )

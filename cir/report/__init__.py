@@ -1,0 +1,1 @@
+"""Records to tables and pages: Markdown, LaTeX, CSV, and self-contained HTML. Never torch."""

@@ -1,0 +1,234 @@
+"""Records to one table: runs as rows, `benchmark:metric` as columns, intervals, best in bold, footnotes.
+
+Only equal things share a column: same benchmark, same data, same protocol at the same version. Several seeds
+of a run become their mean and standard deviation. What a run has no record for stays empty.
+"""
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cir.errors import InputError, nearest
+from cir.records import Mean, Record
+
+
+class Column(NamedTuple):
+    """One metric of one benchmark under one protocol on one state of the data."""
+
+    benchmark: str
+    metric: str
+    protocol: str
+    version: int
+    data: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number in percent: an interval over queries (one seed) or a deviation over seeds (several)."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    deviation: float | None = None
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows by run name, columns in print order, cells where a record exists, and what must be said below."""
+
+    rows: tuple[str, ...]
+    columns: tuple[Column, ...]
+    cells: Mapping[tuple[str, Column], Cell]
+    notes: tuple[str, ...]
+
+    def header(self, column: Column) -> str:
+        """Print a column as `benchmark:metric`, with the data's fingerprint where two states of it are shown."""
+        states = {(c.data, c.version) for c in self.columns if c[:3] == column[:3]}
+        return f"{column.benchmark}:{column.metric}" + (f" [{column.data[:6]}]" if len(states) > 1 else "")
+
+    def best(self, column: Column) -> float:
+        """Return the highest mean of a column, as printed."""
+        return max(round(cell.mean, 2) for (_, other), cell in self.cells.items() if other == column)
+
+
+def build(records: Iterable[Record], metrics: Sequence[str] = ()) -> Table:
+    """Arrange records as a table; `metrics` picks columns as `R@10` or `cirr/val:R@10` (none: all).
+
+    Rows and columns stand in order of first appearance. Of several records for the same run, seed and column
+    the newest counts, and a note says how many others there were.
+    """
+    records = list(records)
+    if not records:
+        raise InputError("table: no records; run `cir evaluate` first, or name the folder that holds them")
+    newest, superseded = _newest(records)
+    columns = _chosen([*dict.fromkeys(column for (_, column, _) in newest)], metrics)
+    rows = tuple(dict.fromkeys(run for (run, _, _) in newest))
+    cells = {}
+    for run in rows:
+        for column in columns:
+            seeds = [means.means[column.metric] for (r, c, _), means in newest.items() if (r, c) == (run, column)]
+            if seeds:
+                cells[run, column] = _cell(seeds)
+    rows = tuple(run for run in rows if any((run, column) in cells for column in columns))
+    return Table(rows, tuple(columns), cells, _notes(newest.values(), columns, cells, superseded))
+
+
+def markdown(table: Table, intervals: bool = True) -> str:
+    """Render a pipe table; the best of each column is bold, footnotes follow as a list."""
+    header = ["Run", *(table.header(column) for column in table.columns)]
+    lines = [_pipes(header), _pipes(["---", *("---:" for _ in table.columns)])]
+    for run in table.rows:
+        cells = [_markdown_cell(table, run, column, intervals) for column in table.columns]
+        lines.append(_pipes([_escape_pipes(run), *cells]))
+    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)]) + "\n"
+
+
+def latex(table: Table, intervals: bool = True) -> str:
+    r"""Render a `tabular` for booktabs; needs `\usepackage{booktabs}` and nothing else."""
+    lines = [
+        r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
+        r"\toprule",
+        " & ".join(["Run", *(_tex(table.header(column)) for column in table.columns)]) + r" \\",
+        r"\midrule",
+    ]
+    for run in table.rows:
+        cells = [_latex_cell(table, run, column, intervals) for column in table.columns]
+        lines.append(" & ".join([_tex(run), *cells]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {_tex(note)}" for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def csv_text(table: Table) -> str:
+    """Render one line per number, for other programs: full precision, percent."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["run", "benchmark", "metric", "mean", "low", "high", "sd", "seeds", "protocol", "protocol_version", "data"]
+    )
+    for (run, column), cell in table.cells.items():
+        numbers = [cell.mean, cell.low, cell.high, cell.deviation]
+        shown = ["" if number is None else repr(number) for number in numbers]
+        writer.writerow(
+            [run, column.benchmark, column.metric, *shown, cell.seeds, column.protocol, column.version, column.data]
+        )
+    return out.getvalue()
+
+
+FORMATS = {"md": markdown, "latex": latex, "csv": csv_text}
+
+
+def _newest(records: list[Record]) -> tuple[dict[tuple[str, Column, int], Record], int]:
+    """Keep the newest record per run, column and seed, and count the others."""
+    newest: dict[tuple[str, Column, int], Record] = {}
+    lost = set()
+    for record in records:
+        for metric in record.means:
+            protocol = record.protocol
+            column = Column(
+                record.benchmark.name, metric, protocol.name, protocol.version, record.benchmark.fingerprint
+            )
+            key = (record.run, column, record.seed)
+            other = newest.get(key)
+            if other is not None:
+                lost.add(min(record, other, key=lambda r: r.created).fingerprint)
+            if other is None or record.created >= other.created:
+                newest[key] = record
+    return newest, len(lost)
+
+
+def _chosen(columns: list[Column], metrics: Sequence[str]) -> list[Column]:
+    """Pick columns in the order asked for."""
+    if not metrics:
+        return columns
+    chosen: list[Column] = []
+    for wanted in metrics:
+        matching = [c for c in columns if wanted in (c.metric, f"{c.benchmark}:{c.metric}")]
+        if not matching:
+            known = {c.metric for c in columns} | {f"{c.benchmark}:{c.metric}" for c in columns}
+            raise InputError(f"table: no record has {wanted!r}; {nearest(wanted, known)}")
+        chosen += [column for column in matching if column not in chosen]
+    return chosen
+
+
+def _cell(seeds: list[Mean]) -> Cell:
+    if len(seeds) == 1:
+        return Cell(seeds[0].mean, seeds[0].low, seeds[0].high)
+    means = [seed.mean for seed in seeds]
+    return Cell(statistics.fmean(means), deviation=statistics.stdev(means), seeds=len(seeds))
+
+
+def _notes(
+    records: Iterable[Record], columns: list[Column], cells: Mapping[tuple[str, Column], Cell], superseded: int
+) -> tuple[str, ...]:
+    """Say under which protocols and on which data the numbers stand, and what limits them."""
+    shown = {column.data for column in columns}
+    unique = {record.fingerprint: record for record in records if record.benchmark.fingerprint in shown}.values()
+    notes = ["Percent. " + _spread(cells.values())]
+    for r in unique:
+        protocol, bench = r.protocol, r.benchmark
+        counts = f"{bench.queries:,} queries, {bench.gallery:,} images, data {bench.fingerprint[:6]}"
+        notes.append(f"{bench.name}: protocol {protocol.name} v{protocol.version} ({counts}). {protocol.definition}")
+    for r in unique:
+        notes += [f"{r.run} on {r.benchmark.name}: not comparable, {stamp}." for stamp in r.benchmark.stamps]
+        notes += [f"{r.run} on {r.benchmark.name}: stale, {r.stale}."] if r.stale else []
+    if superseded:
+        notes.append(f"{superseded} older records of the same run, seed and data were left out.")
+    return tuple(dict.fromkeys(notes))
+
+
+def _spread(cells: Iterable[Cell]) -> str:
+    cells = list(cells)
+    parts = []
+    if any(cell.low is not None for cell in cells):
+        parts.append("In brackets: 95 % bootstrap interval over queries.")
+    counts = sorted({cell.seeds for cell in cells if cell.seeds > 1})
+    if counts:
+        parts.append(f"±: standard deviation over seeds ({', '.join(map(str, counts))} seeds).")
+    return " ".join(parts)
+
+
+def _pipes(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escape_pipes(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _markdown_cell(table: Table, run: str, column: Column, intervals: bool) -> str:
+    cell = table.cells.get((run, column))
+    if cell is None:
+        return ""
+    number = f"{cell.mean:.2f}"
+    if round(cell.mean, 2) == table.best(column) and len(table.rows) > 1:
+        number = f"**{number}**"
+    if cell.deviation is not None:
+        return f"{number} ± {cell.deviation:.2f}"
+    return f"{number} [{cell.low:.1f}, {cell.high:.1f}]" if intervals else number
+
+
+def _latex_cell(table: Table, run: str, column: Column, intervals: bool) -> str:
+    cell = table.cells.get((run, column))
+    if cell is None:
+        return "--"
+    number = f"{cell.mean:.2f}"
+    if round(cell.mean, 2) == table.best(column) and len(table.rows) > 1:
+        number = rf"\textbf{{{number}}}"
+    if cell.deviation is not None:
+        return rf"{number} {{\scriptsize $\pm$ {cell.deviation:.2f}}}"
+    return rf"{number} {{\scriptsize [{cell.low:.1f}, {cell.high:.1f}]}}" if intervals else number
+
+
+def _tex(text: str) -> str:
+    r"""Escape what TeX reads as commands.
+
+    >>> _tex("a_b: 95 % & {x}")
+    'a\\_b: 95 \\% \\& \\{x\\}'
+    """
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+    special |= {character: "\\" + character for character in "_%&#${}"}
+    return "".join(special.get(character, character) for character in text)

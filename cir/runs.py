@@ -1,0 +1,191 @@
+"""A whole run, as the commands and the demo need it: build or load, train, evaluate, write records and pages.
+
+A run folder (`runs/NAME/seed-SEED`) holds `config.yaml`, what training leaves there, and `records/`.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cir import backbones, methods, records
+from cir import config as configs
+from cir import evaluate as evaluation
+from cir.backbones.base import Backbone
+from cir.config import RunConfig
+from cir.errors import InputError
+from cir.evaluate import Evaluation
+from cir.methods import checkpoint
+from cir.methods.base import Method
+from cir.protocols import PROTOCOLS
+from cir.records import MethodInfo, TrainingInfo
+from cir.report import gallery, index
+from cir.report.comparison import Row
+from cir.schema import TargetRanks
+
+CONFIG = "config.yaml"
+
+
+def folder(config: RunConfig) -> Path:
+    """Say where a run of this configuration lives."""
+    return Path("runs") / config.name / f"seed-{config.seed}"
+
+
+def load_backbone(config: RunConfig) -> Backbone:
+    """Load the frozen encoders a configuration names."""
+    return backbones.load(
+        config.backbone.name,
+        device=config.backbone.device,
+        dtype=config.backbone.dtype,
+        preprocess=config.backbone.preprocess,
+        text_tower=config.backbone.text_tower,
+        attention=config.backbone.attention,
+    )
+
+
+def build(config: RunConfig, backbone: Backbone) -> Method:
+    """Build the configured method, untrained; a wrapper's base is loaded from the run that trained it."""
+    options = {key: value for key, value in config.method.items() if key != "name"}
+    base = load_trained(find_checkpoint(Path(config.base)), backbone)[0] if config.base else None
+    return methods.build(config.method["name"], options, backbone, base, seed=config.seed)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Find the checkpoint in a checkpoint folder, a run folder, or of the run that a YAML describes."""
+    if path.suffix in (".yaml", ".yml"):
+        config = configs.load(path)
+        run = folder(config)
+        hint = f"train it first: cir train {path}"
+    else:
+        run, hint = path, "expected a checkpoint, a run folder, or the YAML of a run"
+    if (run / checkpoint.CONFIG).is_file():
+        return run
+    for name in ("best", "last"):
+        if (run / name / checkpoint.CONFIG).is_file():
+            return run / name
+    raise InputError(f"{run}: no checkpoint here; {hint}")
+
+
+def config_file(path: Path) -> Path | None:
+    """Find the configuration kept with a checkpoint or in its run folder, if there is one."""
+    for place in (path, path.parent):
+        if (place / CONFIG).is_file():
+            return place / CONFIG
+    return None
+
+
+def load_trained(path: Path, backbone: Backbone) -> tuple[Method, MethodInfo]:
+    """Load a checkpoint and say what its record will say about it."""
+    method = checkpoint.load(path, backbone)
+    described = checkpoint.describe(path)
+    details: Mapping[str, Any] = described.get("details", {})
+    training = None
+    if "run" in details:
+        source, identity = str(details["run"].get("source", "")), records.fingerprint(details["run"])
+        training = TrainingInfo(int(details.get("steps", 0)), details.get("seconds"), source, identity)
+    return method, evaluation.describe(method, described["weights"], training)
+
+
+def train(config: RunConfig, backbone: Backbone, out: Path, *, resume: bool = True) -> tuple[Method, MethodInfo]:
+    """Train the configured method in `out`, or resume what was interrupted there; a finished run is only loaded."""
+    from cir import train as training
+
+    method = build(config, backbone)
+    source = _source(config, method)
+    out.mkdir(parents=True, exist_ok=True)
+    records.replace_file(out / CONFIG, yaml.safe_dump(configs.resolved(config), sort_keys=False).encode())
+
+    def scores(current: Method, step: int) -> dict[str, float]:
+        found = evaluation.evaluate(config, backbone, current, progress=False)
+        return {f"{e.record.benchmark.name}:{metric}": m.mean for e in found for metric, m in e.record.means.items()}
+
+    watched = scores if config.train.evaluate_every and config.evaluate else None
+    result = training.train(
+        method, backbone, source, config.train, out, seed=config.seed, evaluate=watched, resume=resume
+    )
+    trained, info = load_trained(result.checkpoint, backbone)
+    if info.training is not None:
+        info = dataclasses.replace(info, training=dataclasses.replace(info.training, seconds=result.seconds))
+    return trained, info
+
+
+def first_process() -> bool:
+    """Tell whether this process is the one that evaluates and writes, under torchrun or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def evaluate(
+    config: RunConfig,
+    backbone: Backbone,
+    method: Method,
+    names: Sequence[str] | None = None,
+    *,
+    info: MethodInfo | None = None,
+    out: Path | None = None,
+    progress: bool = True,
+) -> list[Evaluation]:
+    """Evaluate and write a record per benchmark into `out` (none: the run's `records/`)."""
+    found = evaluation.evaluate(config, backbone, method, names, trained=info, progress=progress)
+    for one in found:
+        one.write(out if out is not None else folder(config) / "records")
+    return found
+
+
+def report(
+    evaluations: Sequence[Evaluation],
+    out: Path,
+    config: RunConfig,
+    backbone: Backbone,
+    *,
+    others: Sequence[records.Record] = (),
+    comparisons: Sequence[Row] = (),
+    limit: int = 400,
+) -> Path:
+    """Write a page of rankings per benchmark, and `index.html` over them and the `others`; returns the index.
+
+    Each page shows the ranks that image-only and text-only queries give the same targets; these are searched once per
+    benchmark, from the cached features.
+    """
+    pages: dict[str, str] = {}
+    beside: dict[str, dict[str, TargetRanks]] = {}
+    for one in evaluations:
+        if len(one.searched) > 1:
+            continue
+        searched = one.searched[0]
+        bench = searched.benchmark
+        if bench.name not in beside:
+            beside |= evaluation.baseline_ranks([searched], config, backbone)
+        name = f"{one.record.run.replace('/', '-')}-{bench.name.replace('/', '-')}.html"
+        gallery.write(
+            out / name,
+            one.record,
+            bench,
+            searched.ranking,
+            searched.ranks,
+            beside[bench.name],
+            index="index.html",
+            aspect_metric=PROTOCOLS[bench.protocol].aspect_metric,
+            limit=limit,
+        )
+        pages[one.record.fingerprint] = name
+    shown = [*(one.record for one in evaluations), *others]
+    return index.write(out / "index.html", shown, pages, comparisons)
+
+
+def _source(config: RunConfig, method: Method) -> Sequence[Any]:
+    """Open the training texts of the kind the method learns from."""
+    name = config.method["name"]
+    if not method.learns_from:
+        raise InputError(f"method {name} has nothing to train; use `cir evaluate --method {name}`")
+    if not config.train.source:
+        raise InputError(f"train.source: method {name} learns from {method.learns_from}; name a file of them")
+    if method.learns_from == "triplets":
+        from cir.data import triplets
+
+        return triplets.load(Path(config.train.source))
+    from cir.data import captions
+
+    return captions.load(Path(config.train.source))

@@ -1,0 +1,69 @@
+"""What a run depends on: settings that can be met, and the identity a resumed run must share."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cir.backbones.base import Backbone
+from cir.config import TrainConfig
+from cir.errors import InputError, nearest
+from cir.methods import checkpoint
+from cir.methods.base import Method
+
+FREE = ("log_every", "save_every", "workers")
+"""Settings a resumed run may change: they do not reach the weights."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def check(method: Method, source: Sequence[Any], config: TrainConfig, evaluated: bool) -> None:
+    """Refuse what cannot be trained before anything is loaded."""
+    if not method.learns_from:
+        raise InputError(f"{type(method).__name__} is not trained; evaluate it as it is")
+    if config.steps < 1:
+        raise InputError(f"train.steps: got {config.steps}, expected at least 1")
+    if not len(source):
+        raise InputError("train.source: holds no rows; expected captions or triplets to learn from")
+    if config.precision not in DTYPES:
+        raise InputError(f"train.precision: {config.precision!r}; {nearest(config.precision, DTYPES)}")
+    if config.select != "last" and (not evaluated or not config.evaluate_every):
+        raise InputError(
+            f"train.select: keeping the best by {config.select!r} needs evaluations; set train.evaluate_every and "
+            "benchmarks, or select: last"
+        )
+
+
+def fingerprint(source: Sequence[Any]) -> str:
+    """Identify a training source: by its own fingerprint, or over its rows."""
+    own = getattr(source, "fingerprint", None)
+    if isinstance(own, str):
+        return own
+    total = hashlib.sha256()
+    for row in source:
+        total.update(repr(row).encode())
+    return total.hexdigest()[:16]
+
+
+def identity(method: Method, backbone: Backbone, source: str, config: TrainConfig, seed: int) -> dict[str, Any]:
+    """Collect what determines the numbers of a run; `source` is the training source's fingerprint."""
+    settings = {key: value for key, value in asdict(config).items() if key not in (*FREE, "source")}
+    return {
+        "train": settings,
+        "seed": seed,
+        "source": source,
+        "method": checkpoint.recipe(method),
+        "initial_weights": digest(method.state_dict()),
+        "backbone": {"fingerprint": backbone.fingerprint, "dtype": str(backbone.dtype)},
+    }
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Sixteen hex digits over named tensors."""
+    total = hashlib.sha256()
+    for name, tensor in tensors.items():
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]

@@ -1,0 +1,291 @@
+"""The training loop, once: any method, exact resume, mixed precision, accumulation, several processes."""
+
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cir import progress
+from cir.backbones.base import Backbone
+from cir.config import TrainConfig
+from cir.errors import InputError, RunError, nearest
+from cir.methods import checkpoint
+from cir.methods.base import Method
+from cir.optim import Average, Count, adamw, counts, rate, trainables
+from cir.train.checks import DTYPES, check, fingerprint, identity
+from cir.train.folder import Folder, Snapshot
+from cir.train.order import Feed, Share
+from cir.train.processes import Processes, joined
+from cir.train.state import pack, unpack
+from cir.train.stopping import Stopped, noted_signals
+
+Evaluate = Callable[[Method, int], dict[str, float]]
+"""Scores a method after a number of steps: values by `benchmark:metric`, higher is better."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run leaves; `seconds` and `steps` count interrupted parts too, `peak_mb` is of this process."""
+
+    steps: int
+    seconds: float
+    peak_mb: float
+    checkpoint: Path
+    history: Path
+    source: str
+    """Fingerprint of the training source."""
+    trained: tuple[Count, ...]
+    best: Mapping[str, Any] | None
+    """Step and value of the checkpoint kept by `select`, None for `last`."""
+
+
+def train(
+    method: Method,
+    backbone: Backbone,
+    source: Sequence[Any],
+    config: TrainConfig,
+    out: Path,
+    *,
+    seed: int = 0,
+    evaluate: Evaluate | None = None,
+    resume: bool = True,
+) -> TrainResult:
+    """Train a method in place and leave a checkpoint in `out`, which a killed run of the same settings resumes.
+
+    A resumed run ends with the bits of an uninterrupted one (on the same machine's CPU). Under torchrun the global
+    batch is shared; the result is the single process's up to rounding. `resume=False` starts afresh, deleting what
+    an earlier run left. At the end the method holds the weights of the returned checkpoint.
+
+    Raises `InputError` for settings that cannot be met or a folder of another run, `RunError` for a loss or gradient
+    that is not finite, `Stopped` after Ctrl-C or SIGTERM, once the state is saved.
+    """
+    check(method, source, config, evaluate is not None)
+    with joined(backbone.device) as processes:
+        loop = _Loop(method, backbone, source, config, Folder(Path(out)), seed, evaluate, processes)
+        loop.open(resume)
+        return loop.run()
+
+
+class _Loop:
+    """The state of one training run."""
+
+    def __init__(
+        self,
+        method: Method,
+        backbone: Backbone,
+        source: Sequence[Any],
+        config: TrainConfig,
+        folder: Folder,
+        seed: int,
+        evaluate: Evaluate | None,
+        processes: Processes,
+    ) -> None:
+        self.method, self.backbone, self.source, self.config = method, backbone, source, config
+        self.folder, self.seed, self.evaluate, self.processes = folder, seed, evaluate, processes
+        self.share = Share(config.batch, config.accumulate, processes.rank, processes.size)
+        self.named = trainables(method, method.trains)
+        self.parameters = list(self.named.values())
+        processes.same_start(self.parameters)
+        self.source_id = fingerprint(source)
+        self.identity = identity(method, backbone, self.source_id, config, seed)
+        first, second = config.betas
+        self.optimizer = adamw(
+            self.named, lr=config.lr, weight_decay=config.weight_decay, betas=(first, second), eps=config.eps
+        )
+        self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=config.precision == "float16")
+        self.average = Average(self.named, config.ema) if config.ema else None
+        self.best: dict[str, Any] | None = None
+        self.step = 0
+        self.seconds = 0.0
+
+    def open(self, resume: bool) -> None:
+        """Take the folder, and the state of the last snapshot in it."""
+        if self.processes.first:
+            if not resume:
+                self.folder.clear()
+            self.folder.claim(self.identity)
+        self.processes.wait()
+        snapshot = self.folder.latest(self.backbone.device)
+        if snapshot is not None:
+            self._load(snapshot)
+        if self.processes.first:
+            self.folder.cut_history(self.step)
+
+    def run(self) -> TrainResult:
+        """Go through the remaining steps, then leave the checkpoint."""
+        if self.step < self.config.steps:
+            self._steps()
+        return self._finish()
+
+    def _steps(self) -> None:
+        first = self.processes.first
+        draws = self.config.steps * self.config.batch
+        batches = self.method.prepare(self.backbone, self.source, seed=self.seed, draws=draws)
+        feed = Feed(batches, self.share, self.seed, self.config.workers, self.backbone.device)
+        with ExitStack() as stack:
+            asked = stack.enter_context(noted_signals())
+            micro = stack.enter_context(feed.read(self.step, self.config.steps))
+            bar = stack.enter_context(progress.bar(self.config.steps, "training")) if first else None
+            if bar is not None:
+                bar.skip(self.step)
+            writer = stack.enter_context(self._writer()) if first else None
+            self.method.train()
+            while self.step < self.config.steps:
+                self._one(micro, asked, writer)
+                if bar is not None:
+                    bar.advance(1)
+
+    def _one(self, micro: Iterator[Any], asked: list[int], writer: Any) -> None:
+        """Take one step, and do what is due after it."""
+        started = time.monotonic()
+        factor = rate(self.config.schedule, self.step, self.config.steps, self.config.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * factor
+        terms, stop = self._gradients(micro, asked)
+        norm = self._update()
+        self.step += 1
+        self.seconds += time.monotonic() - started
+        if self._due(self.config.log_every) and writer is not None:
+            speed = self.config.batch / max(time.monotonic() - started, 1e-9)
+            self._log(writer, {"loss": sum(terms.values()), **terms, "lr": self.config.lr * factor,
+                               "gradient_norm": norm, "rows_per_second": speed, "seconds": self.seconds})  # fmt: skip
+        if self.evaluate is not None and self.config.evaluate_every and self._due(self.config.evaluate_every):
+            self._evaluate(writer)
+        if stop or self._due(self.config.save_every):
+            self._save()
+        if stop and self.step < self.config.steps:
+            raise Stopped(f"stopped after step {self.step} of {self.config.steps}, saved in {self.folder.path}; "
+                          "the same command goes on from there")  # fmt: skip
+
+    def _gradients(self, micro: Iterator[Any], asked: list[int]) -> tuple[dict[str, float], bool]:
+        """Accumulate gradients over the micro-batches, average over processes; return the loss terms."""
+        self.optimizer.zero_grad(set_to_none=True)
+        kind = DTYPES[self.config.precision]
+        total: dict[str, Tensor] = {}
+        for _ in range(self.config.accumulate):
+            batch = next(micro)
+            mixed = torch.autocast(self.backbone.device.type, dtype=kind) if kind != torch.float32 else nullcontext()
+            with mixed:
+                terms = self.method.losses(self.backbone, batch)
+            loss = torch.stack([term.float() for term in terms.values()]).sum() / self.config.accumulate
+            self.scaler.scale(loss).backward()
+            for name, term in terms.items():
+                total[name] = total.get(name, term.new_zeros(())) + term.detach().float() / self.config.accumulate
+        report = torch.stack([*total.values(), loss.new_tensor(float(bool(asked)))]).float()
+        self.processes.average([report])
+        values = report.tolist()
+        if not all(map(math.isfinite, values)):
+            raise self._broken("loss", dict(zip(total, values, strict=False)))
+        self.processes.average_gradients(self.parameters)
+        return dict(zip(total, values, strict=False)), values[-1] > 0
+
+    def _update(self) -> float:
+        """Clip, step, move the average; return the gradient norm before clipping."""
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm) and not self.scaler.is_enabled():  # float16 overflows now and then: it skips
+            raise self._broken("gradient norm", float(norm))
+        if self.config.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.step)
+        return float(norm)
+
+    def _broken(self, what: str, value: Any) -> RunError:
+        good = self.folder.steps()
+        told = f"the last good snapshot is {good[-1]}" if good else "no snapshot was written yet"
+        return RunError(
+            f"{what} is {value} at step {self.step + 1}; {told}. A lower learning rate, clip_norm or bfloat16 in place "
+            "of float16 may help"
+        )
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.steps
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Show the weights that count (the average, where there is one) in evaluation mode."""
+        self.method.eval()
+        with self.average.applied() if self.average is not None else nullcontext():
+            yield
+        self.method.train()
+
+    def _evaluate(self, writer: Any) -> None:
+        """Score on the first process, and keep the checkpoint if it is the best so far."""
+        if self.processes.first and self.evaluate is not None:
+            with self._shown():
+                scores = self.evaluate(self.method, self.step)
+                self._log(writer, scores)
+                if self.config.select != "last":
+                    self._keep(scores)
+        self.processes.wait()
+
+    def _keep(self, scores: Mapping[str, float]) -> None:
+        if self.config.select not in scores:
+            raise InputError(f"train.select: {self.config.select!r} is not evaluated; "
+                             f"{nearest(self.config.select, scores)}")  # fmt: skip
+        value = float(scores[self.config.select])
+        if self.best is None or value > self.best["value"]:
+            self.best = {"step": self.step, "value": value, "metric": self.config.select}
+            self._checkpoint("best")
+
+    def _checkpoint(self, name: str) -> Path:
+        details = {"steps": self.step, "run": self.identity, "selected": self.best}
+        return checkpoint.save(self.folder.path / name, self.method, self.backbone, details)
+
+    def _save(self) -> None:
+        """Write a snapshot of everything the next step depends on."""
+        if self.processes.first:
+            state = {"best": self.best, "scaler": self.scaler.state_dict(), "seconds": self.seconds}
+            self.folder.write_snapshot(Snapshot(self.step, pack(self.named, self.optimizer, self.average), state))
+        self.processes.wait()
+
+    def _load(self, snapshot: Snapshot) -> None:
+        """Take the state of a snapshot."""
+        unpack(snapshot.tensors, self.named, self.optimizer, self.average)
+        self.scaler.load_state_dict(snapshot.state["scaler"])
+        self.step, self.best, self.seconds = snapshot.step, snapshot.state["best"], snapshot.state["seconds"]
+
+    @contextmanager
+    def _writer(self) -> Iterator[Any]:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=self.step + 1) as writer:
+            yield writer
+
+    def _log(self, writer: Any, values: Mapping[str, float]) -> None:
+        self.folder.log({"step": self.step, **values})
+        for name, value in values.items():
+            writer.add_scalar(name if ":" in name else f"train/{name}", value, self.step)
+
+    def _finish(self) -> TrainResult:
+        """Leave the last checkpoint, and the selected one's weights in the method."""
+        last, best = self.folder.path / "last", self.folder.path / "best"
+        chosen = last if self.config.select == "last" else best
+        if self.processes.first:
+            with self._shown():
+                self._checkpoint("last")
+        self.processes.wait()
+        checkpoint.restore(chosen, self.method)
+        self.method.eval()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return TrainResult(
+            steps=self.step,
+            seconds=self.seconds,
+            peak_mb=peak,
+            checkpoint=chosen,
+            history=self.folder.history,
+            source=self.source_id,
+            trained=tuple(counts(self.method)),
+            best=self.best,
+        )

@@ -1,0 +1,207 @@
+"""The world's three benchmarks: questions sampled by quota, hard negatives, every ground truth in the gallery.
+
+A question is a reference scene, one to three edits and the text that says them, in the held-out half of the lexicon.
+Around it the gallery gets what makes it hard: re-renderings of the reference (image-only falls for them), scenes that
+match only the text (text-only does), other edits of the reference, half-done edits, and the target with one edit too
+many. Ground truth is computed over the whole gallery by comparing scenes.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from cir.world.grammar import BENCH, edit_text, edits_text
+from cir.world.scenes import (
+    KINDS,
+    MOST_GROUPS,
+    MOST_OBJECTS,
+    Edit,
+    Group,
+    Scene,
+    edited,
+    outcome,
+    pins,
+    propose_many,
+    relaid,
+    sample_group,
+    sample_scene,
+)
+
+KINDS_ASKED = (*KINDS, "two", "three")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One query: `targets` index the gallery, the first is the one made for it; `subset` are CIRR's six."""
+
+    kind: str
+    reference: int
+    edits: tuple[Edit, ...]
+    texts: tuple[str, ...]
+    targets: tuple[int, ...]
+    subset: tuple[int, ...]
+
+
+@dataclass
+class Gallery:
+    """Scenes in gallery order, found again by what they show."""
+
+    scenes: list[Scene] = field(default_factory=list)
+    by_key: dict[tuple, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, scene: Scene) -> int:
+        """Put a scene into the gallery."""
+        self.by_key[scene.key].append(len(self.scenes))
+        self.scenes.append(scene)
+        return len(self.scenes) - 1
+
+    def matches(self, reference: Scene, edits: tuple[Edit, ...]) -> list[int]:
+        """Find every image that shows the edited scene, moved objects in their cells."""
+        groups, background = outcome(reference, edits)
+        pinned = pins(edits)
+        found = self.by_key.get((background, groups), [])
+        return [i for i in found if all(self.scenes[i].cell(shape) == cell for shape, cell in pinned.items())]
+
+
+def ask(kind: str, rng: random.Random, groups: int | None) -> tuple[Scene, tuple[Edit, ...]]:
+    """Draw a reference scene and edits of the kind asked for."""
+    while True:
+        scene = sample_scene(rng, groups)
+        count = {"two": 2, "three": 3}.get(kind, 1)
+        kinds = (kind,) if count == 1 else tuple(rng.choice(KINDS) for _ in range(count))
+        edits = propose_many(scene, kinds, rng)
+        if edits:
+            return scene, edits
+
+
+def _as_named(group: Group, edits: tuple[Edit, ...], rng: random.Random) -> Group:
+    """Keep of a group what the text says about it, and draw the rest."""
+    if any(isinstance(e.new, Group) and e.new.shape == group.shape for e in edits):
+        return group
+    said = {e.attribute for e in edits if group.shape in (e.shape, e.new)}
+    drawn = sample_group(rng, (group.shape,), group.count)
+    free = {name: getattr(drawn, name) for name in ("colour", "fill", "size") if name not in said}
+    return replace(group, **free)
+
+
+def text_match(target: Scene, edits: tuple[Edit, ...], rng: random.Random) -> Scene:
+    """A scene that shows what the text says, and otherwise has nothing of the reference."""
+    named = {e.new.shape if isinstance(e.new, Group) else (e.new if e.kind == "replace" else e.shape) for e in edits}
+    kept = tuple(_as_named(group, edits, rng) for group in target.groups if group.shape in named)
+    background = target.background if any(e.kind == "background" for e in edits) else None
+    room = MOST_OBJECTS - sum(group.count for group in kept)
+    while True:
+        scene = sample_scene(rng)
+        shapes = {group.shape for group in kept}
+        others = tuple(g for g in scene.groups if g.shape not in shapes and g.count <= room)
+        fitting = others[: min(1, MOST_GROUPS - len(kept))]
+        if kept or fitting:
+            mixed = Scene(background or scene.background, tuple(sorted(kept + fitting)), ())
+            return relaid(mixed, rng, {shape: cell for shape, cell in pins(edits).items() if shape in shapes})
+
+
+def variants(scene: Scene, edits: tuple[Edit, ...], rng: random.Random, near: int) -> dict[str, list[Scene]]:
+    """Draw the hard negatives of one question, by what they are; `near` re-renderings of the reference.
+
+    A re-rendering keeps an object that the text moves where it was, or it could be a right answer.
+    """
+    target = edited(scene, edits, rng)
+    more = propose_many(target, (rng.choice([kind for kind in KINDS if kind != "move"]),), rng)
+    other = [propose_many(scene, (rng.choice(KINDS),), rng) for _ in range(near - 1)]
+    still = {edit.shape: scene.cell(edit.shape) for edit in edits if edit.kind == "move"}
+    half = [edits[:i] + edits[i + 1 :] for i in range(len(edits))] if len(edits) > 1 else []
+    return {
+        "reference": [relaid(scene, rng, still) for _ in range(near)],
+        "text": [text_match(target, edits, rng) for _ in range(2)],
+        "half": [edited(scene, part, rng, still) for part in half],
+        "other": [edited(scene, edit, rng) for edit in other if edit],
+        "beyond": [edited(target, more, rng)] if more else [],
+    }
+
+
+def subset_of(reference: int, target: int, made: dict[str, list[int]], rng: random.Random) -> tuple[int, ...]:
+    """Pick CIRR's six: the pair, a re-rendering, a text match, and half-done or other edits."""
+    rest = made["half"] + made["beyond"] + made["other"] + made["text"][1:] + made["reference"][1:]
+    members = [reference, target, made["reference"][0], made["text"][0], *rest[:2]]
+    rng.shuffle(members)
+    return tuple(members)
+
+
+def sample(
+    quotas: dict[str, int],
+    seed: str,
+    write: Callable[[Scene, tuple[Edit, ...], random.Random], tuple[str, ...]],
+    *,
+    groups: int | None = None,
+    targets: int = 1,
+    near: int = 3,
+    filler: int = 0,
+) -> tuple[Gallery, list[Question]]:
+    """Build one gallery and its questions.
+
+    `targets` bounds how many renderings of each target are made; with one, a question that chance gave a second
+    right answer is dropped (a few more than the quota are drawn for that).
+    """
+    rng, gallery = random.Random(seed), Gallery()
+    drafts: list[tuple[str, Scene, int, tuple[Edit, ...], int, dict[str, list[int]]]] = []
+    for kind, quota in quotas.items():
+        for _ in range(quota + (quota // 5 + 2 if targets == 1 else 0)):
+            scene, edits = ask(kind, rng, groups)
+            reference = gallery.add(scene)
+            first, *_ = [gallery.add(edited(scene, edits, rng)) for _ in range(rng.randint(1, targets))]
+            made = {name: [gallery.add(s) for s in group] for name, group in variants(scene, edits, rng, near).items()}
+            drafts.append((kind, scene, reference, edits, first, made))
+    for _ in range(filler):
+        gallery.add(sample_scene(rng, groups))
+    return gallery, _settle(gallery, drafts, quotas, write, rng, single=targets == 1)
+
+
+def _settle(
+    gallery: Gallery, drafts: Sequence, quotas: dict[str, int], write: Callable, rng: random.Random, single: bool
+) -> list[Question]:
+    """Label the drafts against the whole gallery, keep the quota of each kind, put them into a random order."""
+    left, questions = dict(quotas), []
+    for kind, scene, reference, edits, first, made in drafts:
+        found = gallery.matches(scene, edits)
+        six = subset_of(reference, first, made, rng)
+        clean = len(set(found) & set(six)) == 1 and len(set(six)) == 6
+        if left[kind] == 0 or reference in found or (single and not (len(found) == 1 and clean)):
+            continue
+        left[kind] -= 1
+        targets = (first, *(i for i in found if i != first))
+        questions.append(Question(kind, reference, edits, write(scene, edits, rng), targets, six))
+    rng.shuffle(questions)
+    return questions
+
+
+def one_text(scene: Scene, edits: tuple[Edit, ...], rng: random.Random) -> tuple[str, ...]:
+    """Say all edits in one text."""
+    return (edits_text(scene, edits, rng, BENCH),)
+
+
+def two_texts(scene: Scene, edits: tuple[Edit, ...], rng: random.Random) -> tuple[str, ...]:
+    """Say the edits in two captions, as FashionIQ's two annotators: shared out, or the same one in other words."""
+    if len(edits) == 1:
+        return tuple(edit_text(scene, edits[0], rng, BENCH) for _ in range(2))
+    return edits_text(scene, edits[:1], rng, BENCH), edits_text(scene, edits[1:], rng, BENCH)
+
+
+def circo(seed: int, scale: float = 1.0) -> tuple[Gallery, list[Question]]:
+    """CIRCO's shape: several right answers, the reference competes."""
+    per_kind = max(1, round(48 * scale))
+    quotas = dict.fromkeys(KINDS_ASKED, per_kind)
+    return sample(quotas, f"circo:{seed}", one_text, targets=3, near=4, filler=round(300 * scale))
+
+
+def cirr(seed: int, scale: float = 1.0) -> tuple[Gallery, list[Question]]:
+    """CIRR's shape: one right answer, subsets of six."""
+    quotas = dict.fromkeys(KINDS_ASKED, max(1, round(44 * scale)))
+    return sample(quotas, f"cirr:{seed}", one_text)
+
+
+def fashioniq(seed: int, category: int, scale: float = 1.0) -> tuple[Gallery, list[Question]]:
+    """FashionIQ's shape: two captions; category 0, 1, 2 are scenes of one, two, three groups."""
+    impossible = {0: "remove", 2: "add"}.get(category)
+    quotas = {kind: max(1, round(20 * scale)) for kind in KINDS_ASKED if kind != impossible}
+    return sample(quotas, f"fashioniq:{seed}:{category}", two_texts, groups=category + 1)

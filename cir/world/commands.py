@@ -1,0 +1,54 @@
+"""What the `cir world` commands do."""
+
+import random
+from pathlib import Path
+
+import typer
+from PIL import Image, ImageDraw
+
+from cir.errors import InputError, nearest
+from cir.progress import bar
+from cir.world import corpus, layouts
+from cir.world.grammar import ALL, caption
+from cir.world.render import SIDE, draw
+from cir.world.scenes import sample_scene
+
+SIZES = {"full": 1.0, "small": 0.1}
+_IMAGES = {"full": 17_600, "small": 1_800}  # about, for the progress bar
+
+
+def build(out: Path, seed: int = 0, size: str = "full") -> None:
+    """Write the benchmarks and the training texts; what is there already is kept, and said so."""
+    if size not in SIZES:
+        raise InputError(f"size {size!r} is unknown; {nearest(size, SIZES)}")
+    with bar(_IMAGES[size], "drawing the world") as shown:
+        wrote = layouts.build(out, seed, SIZES[size], shown.advance)
+    captions, triplets = corpus.write(out / "corpus", seed)
+    typer.echo(f"{'wrote' if wrote else 'kept'} {out}: FashionIQ, CIRR and CIRCO layouts")
+    typer.echo(f"training texts: {captions}, {triplets}")
+
+
+def pretrain(out: Path, seed: int = 0, steps: int | None = None, smoke: bool = False) -> None:
+    """Train the tiny CLIP from scratch and print what it scores."""
+    from cir.world.pretrain import STEPS, pretrain
+
+    stages = (4, 4) if smoke else (STEPS[0], steps or STEPS[1])
+    for name, value in pretrain(out, seed, stages, 0.01 if smoke else 1.0).items():
+        typer.echo(f"{name:<20} {value:.4f}")
+    typer.echo(f"model: {out / 'model'}")
+
+
+def sheet(out: Path, seed: int = 0, columns: int = 8, rows: int = 4) -> None:
+    """Draw scenes, twice their size, with a caption under each."""
+    rng, side = random.Random(seed), 2 * SIDE
+    page = Image.new("RGB", (columns * (side + 12), rows * (side + 44)), "white")
+    pen = ImageDraw.Draw(page)
+    for index in range(columns * rows):
+        scene = sample_scene(rng)
+        x, y = index % columns * (side + 12) + 6, index // columns * (side + 44) + 4
+        page.paste(Image.fromarray(draw(scene, index)[0]).resize((side, side), Image.Resampling.NEAREST), (x, y))
+        words = caption(scene, rng, ALL).split()
+        lines = [" ".join(words[start : start + 4]) for start in range(0, min(len(words), 12), 4)]
+        pen.multiline_text((x, y + side + 1), "\n".join(lines), fill="black", font_size=9, spacing=1)
+    page.save(out)
+    typer.echo(f"drew {columns * rows} scenes: {out}")

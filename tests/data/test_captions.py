@@ -1,0 +1,110 @@
+import json
+import sys
+
+import pytest
+
+from cir.data import captions
+from cir.errors import InputError
+
+
+def put(folder, name, text):
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.txt", "a cat\n\nzwei Hündchen\r\n"),
+        ("c.jsonl", '{"text": "a cat"}\n{"text": null}\n"zwei Hündchen"\n'),
+        ("c.jsonl", '{"caption": "a cat", "id": 1}\n{"caption": ""}\n{"caption": "zwei Hündchen"}\n'),
+        ("c.tsv", "url\tcaption\nx\ta cat\ny\t \nz\tzwei Hündchen\n"),
+        ("c.tsv", "caption\na cat\n\nzwei Hündchen\n"),
+        ("c.csv", 'text,id\na cat,1\n" ",2\n"zwei Hündchen",3\n'),
+    ],
+)
+def test_every_format_gives_the_same_captions(tmp_path, name, text):
+    found = captions.load(put(tmp_path, name, text))
+    assert list(found) == ["a cat", "zwei Hündchen"]
+    assert found.blank == 1 and found.bad == ()
+    assert found[-1] == "zwei Hündchen" and found[0:1] == ["a cat"]
+    with pytest.raises(IndexError):
+        found[2]
+
+
+def test_the_fingerprint_depends_on_the_captions_not_on_the_file(tmp_path):
+    one = captions.load(put(tmp_path, "a.txt", "x y\nz\n"))
+    two = captions.load(put(tmp_path, "b.jsonl", '"x y"\n"z"\n'))
+    other = captions.load(put(tmp_path, "c.txt", "x\ny z\n"))
+    assert one.fingerprint == two.fingerprint != other.fingerprint
+
+
+def test_a_folder_is_read_in_order_of_name(tmp_path):
+    put(tmp_path, "b.txt", "second\n")
+    put(tmp_path, "a.jsonl", '{"text": "first"}\n')
+    put(tmp_path, "notes.md", "not captions")
+    assert list(captions.load(tmp_path)) == ["first", "second"]
+
+
+def test_bad_lines_are_named_with_their_total_or_left_out_on_request(tmp_path):
+    lines = ['{"text": "good"}', "{", '{"txt": "x"}', '{"text": 3}', '{"text": "fine"}']
+    path = put(tmp_path, "c.jsonl", "\n".join(lines))
+    with pytest.raises(InputError, match=r"3 lines hold no caption: c\.jsonl:2: not JSON.*:3: no key 'text'.*:4: .*int"):
+        captions.load(path)
+    found = captions.load(path, allow_bad=True)
+    assert list(found) == ["good", "fine"]
+    assert [bad.line for bad in found.bad] == [2, 3, 4]
+
+
+def test_only_ten_of_many_bad_lines_are_shown(tmp_path):
+    with pytest.raises(InputError, match="30 lines") as caught:
+        captions.load(put(tmp_path, "c.jsonl", "{\n" * 30))
+    assert str(caught.value).count("not JSON") == 10
+
+
+def test_what_is_not_utf8_is_a_bad_line(tmp_path):
+    path = put(tmp_path, "c.txt", b"good\n\xff\xfe\nfine\n")
+    with pytest.raises(InputError, match=r"c\.txt:2: not UTF-8"):
+        captions.load(path)
+    assert list(captions.load(path, allow_bad=True)) == ["good", "fine"]
+
+
+def test_rows_of_another_width_are_bad(tmp_path):
+    with pytest.raises(InputError, match=r"c\.tsv:3: expected 2 columns, got 3"):
+        captions.load(put(tmp_path, "c.tsv", "text\tid\na\t1\nb\t2\t3\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("c.txt", "\n\n", "holds no captions"),
+        ("c.tsv", "capton\tid\na\t1\n", "no column .*"),
+        ("c.doc", "x", "not a caption file"),
+    ],
+)
+def test_unusable_files_say_what_was_expected(tmp_path, name, text, match):
+    with pytest.raises(InputError, match=match):
+        captions.load(put(tmp_path, name, text))
+    with pytest.raises(InputError, match="no such file"):
+        captions.load(tmp_path / "absent.txt")
+
+
+def test_a_named_column_wins(tmp_path):
+    path = put(tmp_path, "c.jsonl", json.dumps({"text": "a", "alt": "b"}))
+    assert list(captions.load(path, column="alt")) == ["b"]
+
+
+def test_parquet_asks_for_pyarrow_where_it_is_absent(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match="needs pyarrow"):
+        captions.load(put(tmp_path, "c.parquet", b"PAR1"))
+
+
+def test_parquet_is_read_where_pyarrow_is_installed(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(arrow.table({"id": [1, 2, 3], "text": ["a cat", None, "a dog"]}), tmp_path / "c.parquet")
+    found = captions.load(tmp_path / "c.parquet")
+    assert list(found) == ["a cat", "a dog"] and found.blank == 1
