@@ -3,7 +3,7 @@
 A run folder (`runs/NAME/seed-SEED`) holds `config.yaml`, what training leaves there, and `records/`.
 """
 
-import dataclasses
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,7 +85,7 @@ def load_trained(path: Path, backbone: Backbone) -> tuple[Method, MethodInfo]:
     training = None
     if "run" in details:
         source, identity = str(details["run"].get("source", "")), records.fingerprint(details["run"])
-        training = TrainingInfo(int(details.get("steps", 0)), details.get("seconds"), source, identity)
+        training = TrainingInfo(int(details.get("steps", 0)), _seconds(path.parent), source, identity)
     return method, evaluation.describe(method, described["weights"], training)
 
 
@@ -106,10 +106,17 @@ def train(config: RunConfig, backbone: Backbone, out: Path, *, resume: bool = Tr
     result = training.train(
         method, backbone, source, config.train, out, seed=config.seed, evaluate=watched, resume=resume
     )
-    trained, info = load_trained(result.checkpoint, backbone)
-    if info.training is not None:
-        info = dataclasses.replace(info, training=dataclasses.replace(info.training, seconds=result.seconds))
-    return trained, info
+    return load_trained(result.checkpoint, backbone)
+
+
+def _seconds(run: Path) -> float | None:
+    """Read how long training took from the last line of its history, where the checkpoint still lies in its run."""
+    try:
+        lines = (run / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    logged = [row["seconds"] for row in map(json.loads, lines) if "seconds" in row]
+    return float(logged[-1]) if logged else None
 
 
 def first_process() -> bool:
@@ -127,10 +134,13 @@ def evaluate(
     out: Path | None = None,
     progress: bool = True,
 ) -> list[Evaluation]:
-    """Evaluate and write a record per benchmark into `out` (none: the run's `records/`)."""
-    found = evaluation.evaluate(config, backbone, method, names, trained=info, progress=progress)
-    for one in found:
-        one.write(out if out is not None else folder(config) / "records")
+    """Evaluate and write each record, as soon as it is there, into `out` (none: the run's `records/`)."""
+    found: list[Evaluation] = []
+    for name in list(names or config.evaluate) or [""]:
+        given = [name] if name else []  # nothing named is for `evaluate` to refuse
+        for one in evaluation.evaluate(config, backbone, method, given, trained=info, progress=progress):
+            one.write(out if out is not None else folder(config) / "records")
+            found.append(one)
     return found
 
 

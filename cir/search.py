@@ -201,7 +201,7 @@ def _count_block(
     """Count, for some rows of a block, the images above a target of score `own` at column `place`."""
     fast = block.fast if len(rows) == len(block.fast) else block.fast[rows]
     surely = fast > (own + block.slack)[:, None]
-    count = np.array([np.count_nonzero(row) for row in surely], dtype=np.int64)
+    count = np.count_nonzero(surely, axis=1)
     at, columns = np.divmod(np.flatnonzero(surely ^ (fast >= (own - block.slack)[:, None])), fast.shape[1])
     other = columns != place[at]
     at, columns = at[other], columns[other]
@@ -257,10 +257,11 @@ class _Banned:
         pairs = [
             (row, positions[name])
             for row, query in enumerate(query_ids)
-            for name in sorted(set(named.get(query, ())))
+            for name in set(named.get(query, ()))
             if name in positions
         ]
         self.rows, self.columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        self.width = len(positions)
 
     def inside(self, rows: slice, columns: slice) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         """List the pairs of one block, counted from its corner."""
@@ -271,10 +272,8 @@ class _Banned:
 
     def among(self, columns: Int64[np.ndarray, "q c"]) -> Bool[np.ndarray, "q c"]:
         """Mark the listed gallery columns that are excluded for their query."""
-        found = np.zeros(columns.shape, dtype=bool)
-        for row, column in zip(self.rows, self.columns, strict=True):
-            found[row] |= columns[row] == column
-        return found
+        listed = np.arange(len(columns))[:, None] * self.width + columns
+        return np.isin(listed, self.rows * self.width + self.columns) & (columns >= 0)
 
 
 def _positions(ids: Sequence[str]) -> dict[str, int]:
@@ -288,12 +287,14 @@ def _columns(
     """Look names up in the gallery, a row per query, -1 behind the shorter ones."""
     if len(names) != len(query_ids):
         raise InputError(f"{what}: expected one list per query, {len(query_ids):,}, got {len(names):,}")
-    table = np.full((len(names), max(map(len, names), default=0)), -1, dtype=np.int64)
-    for row, listed in enumerate(names):
-        absent = [name for name in listed if name not in positions]
-        if absent:
-            raise InputError(f"query {query_ids[row]!r}: {what} {absent[:3]} are not in the gallery searched")
-        table[row, : len(listed)] = [positions[name] for name in listed]
+    counts = np.array([len(listed) for listed in names], dtype=np.int64)
+    table = np.full((len(names), counts.max(initial=0)), -1, dtype=np.int64)
+    found = [positions.get(name, -1) for listed in names for name in listed]
+    table[np.arange(table.shape[1]) < counts[:, None]] = found  # row by row, as they were listed
+    if found and min(found) < 0:
+        row = int(np.repeat(np.arange(len(names)), counts)[found.index(-1)])
+        absent = [name for name in names[row] if name not in positions]
+        raise InputError(f"query {query_ids[row]!r}: {what} {absent[:3]} are not in the gallery searched")
     return table
 
 

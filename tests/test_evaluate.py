@@ -9,9 +9,10 @@ from PIL import Image
 from cir import config as configs
 from cir import data, methods, records, runs
 from cir.errors import InputError
-from cir.evaluate import compose, encode, evaluate, load_benchmark, means
+from cir.evaluate import describe, evaluate, means
 from cir.prompts import JOINERS, Template
 from cir.report.comparison import compare
+from cir.retrieval import compose, encode, load_benchmark
 
 CATEGORIES = ("dress", "shirt", "toptee")
 TEXTS = ["is blue", "has two dogs", "is more red", "with shorter sleeves", "holding an umbrella", "on grass"]
@@ -175,7 +176,7 @@ def test_batches_equal_single_queries_and_the_second_run_decodes_nothing(config,
     benchmark = load_benchmark(config, "cirr/val")
     features = encode(benchmark, config, tiny_backbone, progress=False)
     whole = compose(benchmark, features, config, tiny_backbone, method, progress=False)
-    monkeypatch.setattr("cir.evaluate.BATCH", 1)
+    monkeypatch.setattr("cir.retrieval.BATCH", 1)
     single = compose(benchmark, features, config, tiny_backbone, method, progress=False)
     np.testing.assert_allclose(whole.vectors, single.vectors, atol=1e-6)
     opened = []
@@ -295,3 +296,15 @@ def test_composing_leaves_no_gradient_and_no_training_mode(config, tiny_backbone
     compose(benchmark, features, config, tiny_backbone, method, progress=False)
     assert not method.training
     assert torch.is_grad_enabled()
+
+
+def test_methods_outside_the_list_bring_their_name_and_never_share_a_record(config, tiny_backbone, method):
+    class Outsider(type(method)):
+        name = "oracle"
+
+    outsider = Outsider(method.options, tiny_backbone)
+    assert describe(outsider).name == "oracle"
+    ours, theirs = (
+        evaluate(config, tiny_backbone, one, ["circo/val"], progress=False)[0].record for one in (method, outsider)
+    )
+    assert ours.fingerprint != theirs.fingerprint

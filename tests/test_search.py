@@ -131,21 +131,20 @@ def test_both_ways_to_the_exact_score_agree(monkeypatch, kind, dense):
 
 
 def test_vectors_a_rounding_apart_are_ordered_by_arithmetic_not_by_the_matrix_product(monkeypatch):
-    """Thirty images that differ in the last bit of one component: float32 sums cannot order them."""
-    width = 96
+    """Sixty images that differ in the last bits of some components: float32 sums cannot order them."""
+    width, random = 400, np.random.default_rng(0)
     base = unit(1, width, seed=1)[0, 0]
-    gallery = np.repeat(base[None], 30, axis=0)
-    for i in range(30):
-        at = (7 * i) % width
-        gallery[i, at] = np.nextafter(gallery[i, at], np.float32(i % 3 - 1), dtype=np.float32)
-    queries, gallery = embed(np.stack([base, *unit(3, width)[:, 0]]), "q"), embed(gallery, "g")
-    spread = queries.vectors[:, 0] @ gallery.vectors[:, 0].T
-    assert np.ptp(spread, axis=1).max() < tolerance(width)
-    for shape in ((512, 1024), (2, 5)):
+    gallery = base * (1 + np.float32(2**-22) * random.integers(-2, 3, (60, width)).astype(np.float32))
+    queries, gallery = embed(np.stack([base, *unit(9, width)[:, 0]]), "q"), embed(gallery, "g")
+    fast = queries.vectors[:, 0] @ gallery.vectors[:, 0].T
+    order = [[int(name[1:]) for _, name in whole] for whole in full_sort(queries, gallery)]
+    assert (np.argsort(-fast, axis=1, kind="stable") != order).any(axis=1).all()  # the product alone is wrong
+    assert np.ptp(fast, axis=1).max() < tolerance(width)
+    for shape in ((512, 1024), (2, 25)):
         monkeypatch.setattr(room, "QUERY_BLOCK", shape[0])
         monkeypatch.setattr(room, "GALLERY_BLOCK", shape[1])
         assert_equals_sort(queries, gallery, 8)
-        assert_ranks_equal_sort(queries, gallery, [[f"g{i}", f"g{29 - i}"] for i in range(4)])
+        assert_ranks_equal_sort(queries, gallery, [[f"g{5 * i}", f"g{59 - i}"] for i in range(10)])
 
 
 @pytest.mark.parametrize("width", [1, 7, 64, 767, 768])

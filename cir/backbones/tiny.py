@@ -1,7 +1,7 @@
 """A CLIP small enough to train from scratch on two cores, as a plain Hugging Face `CLIPModel`.
 
-The vision tower can be fed a choice of patches (as in FLIP, arXiv:2212.00794): pre-training looks mostly at patches that
-show something. With all patches it is `CLIPModel`'s own forward.
+The vision tower can be fed a choice of patches (as in FLIP, arXiv:2212.00794): pre-training looks mostly at patches
+that show something. With all patches it is `CLIPModel`'s own forward.
 """
 
 import json
@@ -28,6 +28,8 @@ class TinyClip(nn.Module):
     name = "tiny-clip"
     fingerprint = "in training"
     dtype = torch.float32
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, tokenizer: Path, *, width: int = 128, image: int = 64, patch: int = 8, seed: int = 0) -> None:
         super().__init__()

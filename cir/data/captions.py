@@ -181,7 +181,7 @@ def _place(file: Path, cells: list[str], column: str) -> tuple[int, bool]:
         if name in cells:
             return cells.index(name), True
     if column or len(cells) > 1:
-        hint = nearest(column or "text", cells) + '; for a table without header, cut the column into a .txt file'
+        hint = nearest(column or "text", cells) + "; for a table without header, cut the column into a .txt file"
         raise InputError(f"{file}:1: no column {column or ' or '.join(COLUMNS)!r} in the header; {hint}")
     return 0, False
 

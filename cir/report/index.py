@@ -40,6 +40,7 @@ def write(
                 label = record.benchmark.name.removeprefix("world/").split("/")[1]
                 links[group.run, group.benchmark.name].append(Page(href, label))
     columns: dict[str, list[tables.Column]] = defaultdict(list)
+    groups = {name for record in records for name in record.benchmark.parts}
     for column in table.columns:
         columns[_section(column, table)].append(column)
     compared: dict[str, list[Row]] = defaultdict(list)
@@ -52,6 +53,7 @@ def write(
         title=title,
         table=table,
         benchmarks=dict(columns),
+        parts=[name for name in columns if name.split(" ")[0] in groups],
         pages=dict(links),
         comparisons=dict(compared),
         stamps=list(stamps),

@@ -86,7 +86,7 @@ def _as_named(group: Group, edits: tuple[Edit, ...], rng: random.Random) -> Grou
 
 
 def text_match(target: Scene, edits: tuple[Edit, ...], rng: random.Random) -> Scene:
-    """A scene that shows what the text says, and otherwise has nothing of the reference."""
+    """Draw a scene that shows what the text says and otherwise has nothing of the reference."""
     named = {e.new.shape if isinstance(e.new, Group) else (e.new if e.kind == "replace" else e.shape) for e in edits}
     kept = tuple(_as_named(group, edits, rng) for group in target.groups if group.shape in named)
     background = target.background if any(e.kind == "background" for e in edits) else None

@@ -81,7 +81,9 @@ def full_caption(
         parts.append(noun_phrase(group, rng, words) + (_where(scene, group, rng, words) if told else ""))
     behind = f"{words.word('background', scene.background, rng)} {words.ground(rng)}"
     body = " and ".join(parts)
-    return _articles(rng.choice((f"{body} on a {behind}", f"a photo of {body} on a {behind}", f"a {behind} with {body}")))
+    return _articles(
+        rng.choice((f"{body} on a {behind}", f"a photo of {body} on a {behind}", f"a {behind} with {body}"))
+    )
 
 
 def _relation(scene: Scene, rng: random.Random, words: Phrasing) -> str:
@@ -112,7 +114,18 @@ def statement(scene: Scene, rng: random.Random, words: Phrasing) -> str:
     return " and ".join(rng.sample(options, min(len(options), rng.choice((1, 2, 2, 3)))))
 
 
-_PREFIXES = ("", "", "", "a photo of ", "a photo of ", "a picture of ", "picture with ", "image of ", "here is ", "a drawing of ")
+_PREFIXES = (
+    "",
+    "",
+    "",
+    "a photo of ",
+    "a photo of ",
+    "a picture of ",
+    "picture with ",
+    "image of ",
+    "here is ",
+    "a drawing of ",
+)
 
 
 def alt_text(scene: Scene, rng: random.Random, words: Phrasing, chatter: bool = False) -> str:
@@ -126,7 +139,9 @@ def alt_text(scene: Scene, rng: random.Random, words: Phrasing, chatter: bool = 
     text = rng.choice(_PREFIXES) + rng.choice((" and ", " , ", " with ")).join(parts)
     if rng.random() < 0.55:
         ground = words.word("background", scene.background, rng)
-        text += rng.choice((" on {} {}", " on a {} {}", " , {} {}", " against a {} {}")).format(ground, words.ground(rng))
+        text += rng.choice((" on {} {}", " on a {} {}", " , {} {}", " against a {} {}")).format(
+            ground, words.ground(rng)
+        )
     if rng.random() < 0.08:
         absent = rng.choice([s for s in SHAPES if all(s != g.shape for g in scene.groups)])
         text += f" but no {plural(words.word('shape', absent, rng), 2)}"

@@ -115,7 +115,8 @@ def write_cirr(root: Path, seed: int, scale: float, tick: Ticker) -> dict:
 def write_fashioniq(root: Path, seed: int, scale: float, tick: Ticker) -> dict:
     """Write FashionIQ's layout and return its counts."""
     (root / "images").mkdir(parents=True)
-    counts, oracle = {}, {}
+    counts: dict[str, dict] = {}
+    oracle: dict[str, dict] = {}
     for index, category in enumerate(CATEGORIES):
         gallery, questions = benchmarks.fashioniq(seed, index, scale)
         label = f"fashioniq:{seed}:{category}"
@@ -153,7 +154,9 @@ def build(root: Path, seed: int = 0, scale: float = 1.0, tick: Ticker = lambda n
         if {key: found.get(key) for key in wanted} == wanted:
             return False
     elif root.exists() and any(root.iterdir()):
-        raise InputError(f"{root}: expected an empty folder or an earlier world, found other files; choose another --out")
+        raise InputError(
+            f"{root}: expected an empty folder or an earlier world, found other files; choose another --out"
+        )
     partial = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}")
     partial.mkdir(parents=True)
     try:

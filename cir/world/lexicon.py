@@ -2,7 +2,8 @@
 
 `WORDS[kind][value]` is (training words, held-out words). Captions for the tiny CLIP's pre-training use both halves, as
 real CLIP has read every English word; LinCIR's corpus and RTD's text triplets use only the first, the benchmark's
-texts only the second. `TEXTS` does the same for the sentences that describe an edit, which no pre-training caption uses.
+texts only the second. `TEXTS` does the same for the sentences that describe an edit, which no pre-training caption
+uses.
 
 In edit texts, {it} is the object the edit acts on ("the red star"), {is} its verb, {new} and {old} the values, {obj} an
 indefinite object ("a small hollow star"), {its} a pronoun, {s} and {es} the endings of its verb.
@@ -92,10 +93,12 @@ TEXTS: dict[str, Halves] = {
          "swap {old} for {new} in the scale of {it}"),
     ),
     "replace": (
-        ("replace {it} with {thing}", "change {it} into {thing}", "{thing} instead of {it}", "has {thing} in place of {it}",
+        ("replace {it} with {thing}", "change {it} into {thing}", "{thing} instead of {it}",
+         "has {thing} in place of {it}",
          "convert {it} to {thing}", "exchange {it} for {thing}", "no {noun} but {thing}", "{thing} rather than {it}",
          "make {it} {thing}"),
-        ("swap {it} for {thing}", "turn {it} into {thing}", "{it} become{s} {thing}", "{thing} standing where {it} stood",
+        ("swap {it} for {thing}", "turn {it} into {thing}", "{it} become{s} {thing}",
+         "{thing} standing where {it} stood",
          "trade {it} for {thing}"),
     ),
     "add": (
@@ -131,17 +134,21 @@ JOINS: Halves = ((" and ", " and also ", " , "), (" , then ", " and furthermore 
 
 # Web chatter around captions: what alt texts carry besides the picture. It also shows the held-out verbs to the tiny
 # CLIP as words, without any edit for them to describe.
-CHATTER = (
-    "swap meet", "turn on the light", "what becomes of it", "standing order", "trade fair", "where it stood", "bring a friend",
-    "include tax", "joins today", "weight gains", "introduce yourself", "drop us a line", "get rid of stress", "lose weight",
-    "vanishes soon", "erase the board", "shift key", "relocate now", "please sit", "drag and drop", "over to you",
-    "there should be more", "altogether nice", "recolor kit", "set against inflation", "in front of us", "not for sale",
-    "then came spring", "furthermore free", "moreover cheap", "dye works", "give a gift", "texture pack", "until sold out",
-    "rescale tool", "the scale of it", "towards home", "turns out well", "swap for free", "as seen", "too good", "now open",
-    "change of plan", "make it count", "replace by friday", "instead of flowers", "rather than wait", "in place of", "convert file",
-    "exchange rate", "add to cart", "added today", "plus more", "also in store", "as well as", "remove before use", "without limits",
-    "no refunds", "take away", "delete account", "gone fishing", "anymore or not", "minus tax", "move in", "placed order",
-    "show room", "number one", "paint shop", "resize image", "put off", "has it all", "where they used to be", "into the wild",
-    "but why", "look here", "color chart", "from us", "size guide", "at the fair", "there is more", "they are ones to watch",
-    "its own", "their own", "are we there", "on line", "with love", "picture frame", "photo of it all", "that is it",
-)  # fmt: skip
+CHATTER = tuple(
+    " ".join(phrase.split())
+    for phrase in """
+    swap meet / become a member / join us / vanish now / turn on the light / what becomes of it / standing order / trade
+    fair / where it stood / bring a friend / include tax / joins today / weight gains / introduce yourself / drop us a
+    line / get rid of stress / lose weight / vanishes soon / erase the board / shift key / relocate now / please sit /
+    drag and drop / over to you / there should be more / altogether nice / recolor kit / set against inflation / in
+    front of us / not for sale / then came spring / furthermore free / moreover cheap / dye works / give a gift /
+    texture pack / until sold out / rescale tool / the scale of it / towards home / turns out well / swap for free / as
+    seen / too good / now open / change of plan / make it count / replace by friday / instead of flowers / rather than
+    wait / in place of / convert file / exchange rate / add to cart / added today / plus more / also in store / as well
+    as / remove before use / without limits / no refunds / take away / delete account / gone fishing / anymore or not /
+    minus tax / move in / placed order / show room / number one / paint shop / resize image / put off / has it all /
+    where they used to be / into the wild / but why / look here / color chart / from us / size guide / at the fair /
+    there is more / they are ones to watch / its own / their own / are we there / on line / with love / picture frame /
+    photo of it all / that is it
+    """.split("/")
+)

@@ -28,6 +28,10 @@ class Pool:
         """Count the scenes."""
         return len(self.scenes)
 
+    def __getitem__(self, index: int) -> Scene:
+        """Look up one scene."""
+        return self.scenes[index]
+
 
 def scenes(count: int, seed: int, single: bool) -> list[Scene]:
     """Draw scenes; unless `single` (one object each), every odd one is a one-edit neighbour of the one before."""

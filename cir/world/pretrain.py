@@ -87,7 +87,7 @@ def measure(clip: TinyClip, count: int = 500) -> dict[str, float]:
 
 
 def _neighbour(scene: Scene, rng: random.Random) -> Scene:
-    """A scene one edit away."""
+    """Draw a scene one edit away."""
     while True:
         edits = propose_many(scene, (rng.choice([kind for kind in KINDS if kind != "move"]),), rng)
         if edits:

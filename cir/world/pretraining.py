@@ -83,7 +83,7 @@ class Heads(nn.Module):
         return _cross_entropies(logits, labels)
 
     def scene(self, pooled: Float[Tensor, "b v"], told: Truth) -> Tensor:
-        """What the class token should know: shapes, each shape's attributes and count, cells, background.
+        """Ask the class token for what it should know: shapes, each shape's attributes and count, cells, background.
 
         Binary terms are summed over their classes: averaged, shape would weigh a tenth and not be learnt.
         """
@@ -140,9 +140,13 @@ class Pretraining(Method):
             self.heads = Heads(clip.width)
         vision = r"clip\.model\.(vision_model|visual_projection)\..*"
         text = r"clip\.model\.(text_model|text_projection)\..*"
-        self.trains = (r"heads\..*", vision, text) if options.contrastive else (r"heads\..*", vision.replace("|visual_projection", ""))
+        self.trains = (
+            (r"heads\..*", vision, text)
+            if options.contrastive
+            else (r"heads\..*", vision.replace("|visual_projection", ""))
+        )
 
-    def prepare(self, backbone: Any, source: Pool, *, seed: int, draws: int) -> "SceneBatches":
+    def prepare(self, backbone: Any, source: Any, *, seed: int, draws: int) -> "SceneBatches":
         """Index a pool of pictures; in stage 1 a row is a pair of neighbours."""
         return SceneBatches(self.options, source, seed)
 
@@ -150,7 +154,9 @@ class Pretraining(Method):
         """Read-out losses, and in stage 1 CLIP's contrastive loss at the scale of this step."""
         tokens = self.clip.tokens(batch.pixels, batch.keep)
         pooled = self.clip.pooled(tokens).float()
-        aux = self.heads.patches(tokens[:, 1:].float(), batch.shown, batch.truth) + self.heads.scene(pooled, batch.truth)
+        aux = self.heads.patches(tokens[:, 1:].float(), batch.shown, batch.truth) + self.heads.scene(
+            pooled, batch.truth
+        )
         terms = {"aux": self.options.aux_weight * aux}
         if self.options.contrastive:
             terms["clip"] = clip_ce(

@@ -93,7 +93,7 @@ def _mask(outline: np.ndarray, fill: str, side: int) -> tuple[Image.Image, Image
 
 
 def _second_tone(rgb: np.ndarray) -> tuple[int, ...]:
-    """A lighter tone for dark colours, a darker one for light colours."""
+    """Choose a lighter tone for dark colours, a darker one for light colours."""
     toned = rgb * 0.3 + 255 * 0.7 if rgb @ (0.3, 0.59, 0.11) < 110 else rgb * 0.3
     return tuple(int(c) for c in toned)
 

@@ -208,7 +208,7 @@ def fits(scene: Scene, edits: list[Edit] | tuple[Edit, ...]) -> bool:
 
 
 def outcome(scene: Scene, edits: list[Edit] | tuple[Edit, ...]) -> tuple[tuple[Group, ...], str]:
-    """Groups and background after all edits; edits name shapes of the *original* scene, so replacing comes last."""
+    """Work out groups and background after all edits; edits name shapes of the *original* scene."""
     groups: dict[str, Group | None] = {group.shape: group for group in scene.groups}
     background, added = scene.background, []
     for edit in edits:
@@ -221,13 +221,11 @@ def outcome(scene: Scene, edits: list[Edit] | tuple[Edit, ...]) -> tuple[tuple[G
         elif edit.kind != "move":
             group = groups[edit.shape]
             assert group is not None
-            groups[edit.shape] = replace(group, **{edit.attribute: edit.new})
+            groups[edit.shape] = replace(group, **{edit.attribute: edit.new})  # type: ignore[arg-type]
     return tuple(sorted([g for g in groups.values() if g is not None] + added)), background
 
 
-def edited(
-    scene: Scene, edits: tuple[Edit, ...], rng: random.Random, still: dict[str, int] | None = None
-) -> Scene:
+def edited(scene: Scene, edits: tuple[Edit, ...], rng: random.Random, still: dict[str, int] | None = None) -> Scene:
     """Carry out all edits at once; moved objects are pinned, those in `still` stay, the rest is laid out anew."""
     groups, background = outcome(scene, edits)
     alone = {group.shape for group in groups if group.count == 1}

@@ -30,7 +30,7 @@ def build(folder: Path, size: int = 40_000, seed: int = 0) -> None:
 
     CLIP's legacy pooling takes the position of the largest id, so the special tokens must come last.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     bpe = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>", fuse_unk=False))
     bpe.normalizer = normalizers.Sequence(

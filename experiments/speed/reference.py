@@ -10,17 +10,20 @@ import numpy as np
 def cirr(queries, gallery, names, references, targets, groups):
     """Sort all names for every query, delete the reference, look the target up; returns means by metric.
 
-    `queries` q x d and `gallery` g x d are unit vectors, `groups` q x 6 names.
+    `queries` q x d and `gallery` g x d are unit vectors, `groups` q x 6 names. The sort is stable: ties stand in
+    gallery order, as in `cir`.
     """
-    names, references, targets, groups = map(np.array, (names, references, targets, groups))
+    names, groups = np.array(names), np.array(groups)
+    asked, images = len(queries), len(gallery)
     distances = 1 - queries @ gallery.T
-    ranked = names[np.argsort(distances, axis=-1)]
-    ranked = ranked[ranked != references[:, None]].reshape(len(queries), -1)
-    hits = ranked == targets[:, None]
-    in_group = (ranked[:, :, None] == groups[:, None, :]).any(axis=-1)
-    group_hits = hits[in_group].reshape(len(queries), -1)
-    means = {f"R@{k}": hits[:, :k].any(axis=1).mean() for k in (1, 5, 10, 50)}
-    return means | {f"Rs@{k}": group_hits[:, :k].any(axis=1).mean() for k in (1, 2, 3)}
+    ranked = names[np.argsort(distances, axis=-1, kind="stable")]
+    kept = ranked != np.repeat(np.array(references), images).reshape(asked, images)
+    ranked = ranked[kept].reshape(asked, images - 1)
+    hits = ranked == np.repeat(np.array(targets), images - 1).reshape(asked, images - 1)
+    in_group = (ranked[:, :, None] == groups[:, None, :]).sum(axis=-1) > 0
+    group_hits = hits[in_group].reshape(asked, -1)
+    means = {f"R@{k}": hits[:, :k].sum() / asked for k in (1, 5, 10, 50)}
+    return means | {f"Rs@{k}": group_hits[:, :k].sum() / asked for k in (1, 2, 3)}
 
 
 def circo(queries, gallery, names, targets):
@@ -28,7 +31,7 @@ def circo(queries, gallery, names, targets):
     names, cuts = np.array(names), (5, 10, 25, 50)
     values = {f"{metric}@{k}": [] for metric in ("mAP", "R") for k in cuts}
     for query, wanted in zip(queries, targets, strict=True):
-        ranked = names[np.argsort(1 - gallery @ query)][:50]
+        ranked = names[np.argsort(1 - gallery @ query, kind="stable")][:50]
         hits = np.isin(ranked, wanted)
         precision = hits * np.cumsum(hits) / np.arange(1, 51)
         for k in cuts:

@@ -20,10 +20,14 @@ def put(folder, name, text):
 def test_a_list_and_lines_give_the_same_triplets(tmp_path):
     one = triplets.load(put(tmp_path, "t.json", json.dumps(ROWS, indent=1)))
     two = triplets.load(put(tmp_path, "t.jsonl", "\n".join(map(json.dumps, ROWS)) + "\n\n"))
-    assert list(one) == list(two) == [
-        Triplet("a red dress", "make it Blue $5!", "a blue dress"),
-        Triplet("one dog", "two", "two dogs"),
-    ]
+    assert (
+        list(one)
+        == list(two)
+        == [
+            Triplet("a red dress", "make it Blue $5!", "a blue dress"),
+            Triplet("one dog", "two", "two dogs"),
+        ]
+    )
     assert one.fingerprint == two.fingerprint
     assert one[1:] == [one[-1]]
 
@@ -35,9 +39,15 @@ def test_the_fingerprint_tells_columns_apart(tmp_path):
 
 
 def test_bad_rows_are_named_or_left_out_on_request(tmp_path):
-    bad = [json.dumps(ROWS[0]), "{", '{"reference_caption": "x"}', json.dumps({**ROWS[1], "target_caption": " "}), "[1]"]
+    bad = [
+        json.dumps(ROWS[0]),
+        "{",
+        '{"reference_caption": "x"}',
+        json.dumps({**ROWS[1], "target_caption": " "}),
+        "[1]",
+    ]
     path = put(tmp_path, "t.jsonl", "\n".join(bad))
-    with pytest.raises(InputError, match=r"4 rows.*line 2: not JSON.*line 3: key 'conditioning_caption'.*line 4: target"):
+    with pytest.raises(InputError, match=r"4 rows.*line 2: not JSON.*line 3: key 'conditioning_.*line 4: target"):
         triplets.load(path)
     found = triplets.load(path, allow_bad=True)
     assert len(found) == 1 and len(found.bad) == 4

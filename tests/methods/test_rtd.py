@@ -1,0 +1,159 @@
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from cir.errors import InputError
+from cir.methods import build
+from cir.objectives import nt_xent
+from cir.optim import trainables
+from cir.prompts import tokenize
+from cir.randomness import StepRandom
+
+
+@dataclass
+class Row:
+    reference: str
+    text: str
+    target: str
+
+
+ROWS = [
+    Row("A red dress $5", "is Blue, costs $20", "A blue dress"),
+    Row("two dogs", "on grass instead", "two dogs on grass"),
+    Row("a sofa", "has cats", "a sofa with cats"),
+    Row("person", "holding umbrella", "person holding umbrella"),
+]
+
+
+def draw(rows=4, start=0, total=4):
+    return StepRandom(0, 0, start, start + rows, total)
+
+
+def make(backbone, **options):
+    return build("rtd", options, backbone, build("lincir", {}, backbone, seed=3))
+
+
+def batch(method, backbone, rows=(0, 1, 2, 3), draws=1000, random=None):
+    return method.prepare(backbone, ROWS, seed=0, draws=draws).batch(list(rows), random or draw(len(rows)))
+
+
+def perturbed(method):
+    """Move the trained tower off its start, so that it differs from the frozen one."""
+    with torch.no_grad():
+        for p in method.text.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    return method
+
+
+def test_the_loss_equals_the_step_written_out(tiny_backbone):
+    method = perturbed(make(tiny_backbone, noise_scale=0.4, tau=0.2))
+    random = draw()
+    loss = method.losses(tiny_backbone, batch(method, tiny_backbone, random=random))["nt_xent"]
+
+    def frozen(text):
+        return tiny_backbone.encode_text(tokenize(tiny_backbone.tokenizer, [[text]]))
+
+    references = torch.cat([frozen(row.reference.lower().replace("$", "")) for row in ROWS])
+    targets = torch.cat([frozen(row.target.lower()) for row in ROWS])
+    g, u = random.normal("noise.gaussian", tiny_backbone.width), random.uniform("noise.scale", 1)
+    pseudo = method.base.phi(references + 0.4 * u * g)[:, None]
+    tokens = tiny_backbone.tokenizer
+    composed = [
+        method.text.encode(tokenize(tokens, [["a photo of", " that " + row.text]]), pseudo[i : i + 1])
+        for i, row in enumerate(ROWS)
+    ]
+    alone = [method.text.encode(tokenize(tokens, [["a photo of", ""]]), pseudo[i : i + 1]) for i in range(4)]
+    expected = nt_xent(torch.cat([targets, references]), torch.cat([*composed, *alone]), 0.2)
+    torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_dollar_in_the_conditioning_text_is_no_slot(tiny_backbone):
+    composed = batch(make(tiny_backbone), tiny_backbone).composed
+    assert composed.slots.shape == (4, 1)
+
+
+def test_without_refined_batch_only_the_composed_pairs_count(tiny_backbone):
+    full, half = make(tiny_backbone), make(tiny_backbone, refined_batch=False)
+    b = batch(half, tiny_backbone)
+    assert b.special is None
+    assert half._queries(b).shape[0] == 4 == half._anchors(b).shape[0]
+    assert full._queries(batch(full, tiny_backbone)).shape[0] == 8
+
+
+def test_plain_text_puts_the_reference_into_words(tiny_backbone):
+    method = make(tiny_backbone, concat="plain_text")
+    b = batch(method, tiny_backbone)
+    expected = tokenize(
+        tiny_backbone.tokenizer, [["a red dress 5, is Blue, costs $20"], ["two dogs, on grass instead"]]
+    )
+    assert (b.composed.ids[0, : expected.ends[0] + 1] == expected.ids[0]).all()
+    assert b.composed.slots.size == 0 and b.special is not None and b.special.slots.size == 0
+    assert torch.isfinite(method.losses(tiny_backbone, b)["nt_xent"])
+
+
+def test_anchors_carry_gradient_only_where_they_should(tiny_backbone):
+    for anchor, frozen, gradient in (
+        ("frozen", True, False),
+        ("stop_gradient", False, False),
+        ("trainable", False, True),
+    ):
+        method = perturbed(make(tiny_backbone, anchor=anchor))
+        trainables(method, method.trains)
+        b = batch(method, tiny_backbone)
+        anchors = method._anchors(b)
+        assert anchors.requires_grad == gradient
+        same = torch.allclose(anchors, torch.cat([b.target, b.reference]), atol=1e-4)
+        assert same == frozen
+        assert method._queries(b).requires_grad
+
+
+def test_stop_gradient_keeps_the_queries_gradient_under_mixed_precision(tiny_backbone):
+    method = make(tiny_backbone, anchor="stop_gradient")
+    named = trainables(method, method.trains)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = method.losses(tiny_backbone, batch(method, tiny_backbone))["nt_xent"]
+    loss.backward()
+    assert all(p.grad is not None for p in named.values())
+
+
+@pytest.mark.parametrize(("trainable", "blocks"), [("last_1", {"1"}), ("last_2", {"0", "1"}), ("projection", set())])
+def test_parts_of_the_tower_train_alone(tiny_backbone, trainable, blocks):
+    method = make(tiny_backbone, trainable=trainable)
+    named = trainables(method, method.trains)
+    assert {name.split("layers.")[1][0] for name in named if "layers." in name} == blocks
+    assert "text.text_projection.weight" in named and not any("embedding" in name for name in named)
+
+
+def test_the_wrapped_method_never_trains(tiny_backbone):
+    method = make(tiny_backbone).train()
+    assert method.training and not method.base.training and not method.text.training
+    assert not any(p.requires_grad for p in method.base.parameters())
+    assert method.tower(tiny_backbone) is method.text is not tiny_backbone.text
+
+
+def test_cached_features_equal_fresh_ones(tiny_backbone):
+    method = make(tiny_backbone)
+    cached, fresh = batch(method, tiny_backbone, draws=1000), batch(method, tiny_backbone, draws=1)
+    torch.testing.assert_close(cached.target, fresh.target, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(cached.reference, fresh.reference, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"anchor": "frozn"}, "did you mean 'frozen'"),
+        ({"concat": "plain"}, "did you mean 'plain_text'"),
+        ({"trainable": "last_9"}, "last_1 to last_2"),
+        ({"trainable": "lora"}, "expected all, projection"),
+        ({"noise": "pink"}, "noise 'pink'"),
+    ],
+)
+def test_unknown_choices_are_named(tiny_backbone, options, match):
+    with pytest.raises(InputError, match=match):
+        make(tiny_backbone, **options)
+
+
+def test_only_methods_with_pseudo_words_can_be_wrapped(tiny_backbone):
+    with pytest.raises(InputError, match="got Sum as base"):
+        build("rtd", {}, tiny_backbone, build("sum", {}, tiny_backbone))
