@@ -44,6 +44,8 @@ class PromptConfig:
 
     template: str = "a photo of $ that {text}"
     join: str = "both_orders"
+    overflow: str = "error"
+    """What becomes of a prompt longer than the text tower takes: `error`, or `cut`, which stamps every number."""
 
 
 @dataclass
@@ -113,6 +115,7 @@ class RunConfig:
 CHOICES: dict[str, tuple[str, ...]] = {
     "backbone.dtype": ("float32", "bfloat16", "float16"),
     "data.fashioniq_gallery": ("original", "val-union"),
+    "prompt.overflow": ("error", "cut"),
     "train.precision": ("float32", "bfloat16", "float16"),
     "train.schedule": ("constant", "linear", "cosine"),
 }
@@ -164,23 +167,6 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> RunCo
     assert isinstance(config, RunConfig)
     _check(config, origin)
     return config
-
-
-def options(kind: type, given: Mapping[str, Any], what: str = "method") -> Any:
-    """Build a dataclass of options from a mapping, converting what YAML left as text (`1e-4`).
-
-    `name` entries are the caller's. Raises `InputError` naming the nearest option for unknown keys.
-
-    >>> @dataclass
-    ... class Weighted:
-    ...     weight: float = 0.5
-    >>> options(Weighted, {"weight": "1e-1"}).weight
-    0.1
-    """
-    layer = {key: value for key, value in given.items() if key != "name" or key in _fields(kind)}
-    _refuse_unknown(layer, kind, what)
-    _refuse_resolvers(layer, what)
-    return OmegaConf.to_object(_merge(OmegaConf.structured(kind), layer, what))
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:

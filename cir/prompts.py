@@ -60,6 +60,8 @@ class Template:
     """
 
     text: str = "a photo of $ that {text}"
+    overflow: Overflow = "error"
+    """What becomes of a row longer than the tower's context: an error, or it is cut behind the last slot."""
 
     def __post_init__(self) -> None:
         for field in re.findall(r"{(.*?)}", self.text):
@@ -87,7 +89,7 @@ class Template:
         tokenizer: PromptTokenizer,
         texts: Sequence[Sequence[str]],
         concepts: Sequence[str] | None = None,
-        overflow: Overflow = "error",
+        overflow: Overflow | None = None,
     ) -> Rendered:
         """Render one row per text: `texts[i]` are query i's joined texts, `concepts[i]` its shared concept.
 
@@ -104,7 +106,7 @@ class Template:
             for text in self._needed(query, alternatives, concept):
                 rows.append(self.fill(text, concept))
                 owner.append(query)
-        prompt, truncated = lay_out(tokenizer, rows, overflow)
+        prompt, truncated = lay_out(tokenizer, rows, overflow or self.overflow)
         return Rendered(prompt, np.array(owner, dtype=np.int64), truncated)
 
     def _needed(self, query: int, texts: Sequence[str], concept: str) -> Sequence[str]:
@@ -169,7 +171,7 @@ def _cut(pieces: list[list[int]], tokenizer: PromptTokenizer, row: Sequence[str]
     if overflow == "error":
         raise InputError(
             f"prompt {text!r:.80}: {excess + tokenizer.context} tokens, the text tower takes {tokenizer.context}; "
-            "shorten the text, or ask for it to be cut"
+            "shorten the text, or set prompt.overflow=cut"
         )
     for piece in reversed(pieces):
         dropped = min(excess, len(piece))

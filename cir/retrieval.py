@@ -43,7 +43,11 @@ class Searched:
 
 
 def load_benchmark(config: RunConfig, name: str) -> Benchmark:
-    """Load one benchmark as the config says: where it lies, which variant, which subset; images are checked."""
+    """Load one benchmark as the config says: where it lies, which variant, which subset.
+
+    With `data.allow_missing`, missing and unreadable images leave it here; without, `encode` stops at them, having
+    seen each file's size and date only where the features are cached already.
+    """
     settings = config.data
     plain = name.removeprefix("world/")
     dataset = plain.split("/")[0]
@@ -52,7 +56,11 @@ def load_benchmark(config: RunConfig, name: str) -> Benchmark:
     benchmark = data.load(name, root, allow_missing=settings.allow_missing, **gallery)
     if settings.subset:
         benchmark = data.subset(benchmark, settings.subset)
-    benchmark = images.check(benchmark, allow_missing=settings.allow_missing)
+    if settings.allow_missing:
+        benchmark = images.check(benchmark, allow_missing=True)
+    if config.prompt.overflow == "cut":
+        cut = "prompts longer than the text tower takes are cut"
+        benchmark = dataclasses.replace(benchmark, stamps=(*benchmark.stamps, cut))
     if config.smoke:
         benchmark = dataclasses.replace(benchmark, stamps=(*benchmark.stamps, "smoke run"))
     return benchmark
@@ -81,7 +89,12 @@ def encode(
     names = _names(benchmark)
     paths = [benchmark.root / benchmark.paths[name] for name in names]
     cache = FeatureCache(Path(config.backbone.cache)) if config.backbone.cache else None
-    return encode_gallery(backbone, names, paths, cache, workers=config.train.workers or None, progress=progress)
+    try:
+        return encode_gallery(backbone, names, paths, cache, workers=config.train.workers or None, progress=progress)
+    except InputError as error:
+        raise InputError(
+            f"{benchmark.name}: {error}; complete the folder, or go on with data.allow_missing=true, which stamps"
+        ) from None
 
 
 @torch.inference_mode()
@@ -95,7 +108,8 @@ def compose(
     progress: bool = True,
 ) -> Embeddings:
     """Compose the query vectors in batches from the references' raw features; rows follow the queries."""
-    template, join = Template(config.prompt.template), joiner(config)
+    template = Template(config.prompt.template, config.prompt.overflow)  # type: ignore[arg-type]  # config checks it
+    join = joiner(config)
     rows = {name: row for row, name in enumerate(_names(benchmark))}
     vectors = []
     starts = range(0, len(benchmark.queries), BATCH)

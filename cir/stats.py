@@ -178,7 +178,7 @@ def _sign_flips(change: Float64[np.ndarray, " q"], permutations: int, seed: int)
     """Two-sided permutation test of a sum under exchange of the runs; exhaustive where that is no more work."""
     from scipy.stats import permutation_test
 
-    if not len(change):
+    if len(change) < 2:  # one changed query is as likely either way
         return 1.0
     result = permutation_test(
         (change,),

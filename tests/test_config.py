@@ -1,5 +1,3 @@
-from dataclasses import dataclass, field
-
 import pytest
 import yaml
 
@@ -162,17 +160,3 @@ def test_smoke_shrinks_and_stamps_and_leaves_the_original(write):
 
 def test_smoke_does_not_train_what_is_not_trained():
     assert configs.smoke(configs.load()).train.steps == 0
-
-
-@dataclass
-class Weighted:
-    weight: float = 0.5
-    cuts: list[int] = field(default_factory=lambda: [1])
-
-
-def test_options_are_checked_against_their_dataclass():
-    assert configs.options(Weighted, {"name": "sum", "weight": "1e-1", "cuts": [2, 3]}) == Weighted(0.1, [2, 3])
-    with pytest.raises(InputError, match="method: wieght: unknown key; did you mean 'weight'"):
-        configs.options(Weighted, {"wieght": 1})
-    with pytest.raises(InputError, match="method: weight"):
-        configs.options(Weighted, {"weight": "heavy"})

@@ -250,6 +250,16 @@ def test_no_and_unknown_benchmarks_are_refused(config, tiny_backbone, method, na
         evaluate(config, tiny_backbone, method, names, progress=False)
 
 
+def test_a_prompt_longer_than_the_tower_is_an_error_unless_cut_and_then_stamps(config, tiny_backbone):
+    method = methods.build("lincir", {}, tiny_backbone)
+    config.prompt.template = "a photo of $ that " + "very " * 100 + "{text}"
+    with pytest.raises(InputError, match=r"prompt\.overflow=cut"):
+        evaluate(config, tiny_backbone, method, ["circo/val"], progress=False)
+    config.prompt.overflow = "cut"
+    (found,) = evaluate(config, tiny_backbone, method, ["circo/val"], progress=False)
+    assert any("cut" in stamp for stamp in found.record.benchmark.stamps)
+
+
 def test_unknown_joiners_are_refused(config, tiny_backbone, method):
     config.prompt.join = "both_order"
     with pytest.raises(InputError, match="did you mean 'both_orders'"):

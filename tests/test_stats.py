@@ -130,3 +130,10 @@ def test_clear_errors():
         paired(np.ones(2), np.ones(2), (["a", "b"], ["b", "a"]))
     with pytest.raises(InputError, match="NaN"):
         paired(np.array([np.nan]), np.ones(1))
+
+
+def test_one_changed_query_decides_nothing():
+    """With a single difference either sign is as likely: p is 1."""
+    a = np.array([0.5, 0.25, 0.0])
+    found = paired(a, np.array([0.5, 0.0, 0.0]))
+    assert found.p_value == 1.0 and (found.won, found.tied, found.lost) == (1, 2, 0)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,14 @@ def _without_volatile(config: Any) -> Any:
 
 
 def pick_device(device: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:1`, `mps` into a device that exists here."""
+    """Turn `auto`, `cpu`, `cuda`, `cuda:1`, `mps` into a device that exists here.
+
+    `auto` and `cuda` take the GPU of this process's `LOCAL_RANK`, so that the processes of torchrun share them out.
+    """
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError:

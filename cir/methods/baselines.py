@@ -14,19 +14,21 @@ from torch.nn import functional as F
 from cir.backbones.base import Backbone
 from cir.errors import InputError
 from cir.methods.base import Method
-from cir.prompts import Joiner, Template, tokenize
+from cir.prompts import Joiner, Overflow, Template, tokenize
 from cir.schema import Query
 
 
 @torch.no_grad()
-def text_vectors(backbone: Backbone, queries: Sequence[Query], join: Joiner) -> Float[Tensor, "b 1 d"]:
+def text_vectors(
+    backbone: Backbone, queries: Sequence[Query], join: Joiner, overflow: Overflow = "error"
+) -> Float[Tensor, "b 1 d"]:
     """Encode the queries' joined texts: unit vectors, averaged over a query's joins and normalised again."""
     joined = [join(query.texts) for query in queries]
     empty = [query.id for query, texts in zip(queries, joined, strict=True) if not texts]
     if empty:
         raise InputError(f"{len(empty)} queries have no text, first {empty[:3]}; this method reads texts")
     owner = torch.tensor([i for i, texts in enumerate(joined) for _ in texts], device=backbone.device)
-    prompt = tokenize(backbone.tokenizer, [[text] for texts in joined for text in texts])
+    prompt = tokenize(backbone.tokenizer, [[text] for texts in joined for text in texts], overflow)
     vectors = F.normalize(backbone.encode_text(prompt).float(), dim=-1)
     total = vectors.new_zeros(len(queries), vectors.shape[-1]).index_add(0, owner, vectors)
     return F.normalize(total, dim=-1).unsqueeze(1)
@@ -65,7 +67,7 @@ class TextOnly(Method):
         join: Joiner,
     ) -> Float[Tensor, "b 1 d"]:
         """Encode the joined texts."""
-        return text_vectors(backbone, queries, join)
+        return text_vectors(backbone, queries, join, template.overflow)
 
 
 class Arithmetic(Method):
@@ -86,7 +88,7 @@ class Arithmetic(Method):
         join: Joiner,
     ) -> Float[Tensor, "b t d"]:
         """Encode the texts, combine with the reference, normalise."""
-        text = text_vectors(backbone, queries, join)
+        text = text_vectors(backbone, queries, join, template.overflow)
         return F.normalize(self.combine(F.normalize(reference.float(), dim=-1), text), dim=-1)
 
 

@@ -20,6 +20,8 @@ from cir.schema import Benchmark, Query, Ranking, TargetRanks
 
 CUTS = (1, 5, 10, 25, 50)
 """Top-k sizes that the page's hit filter offers."""
+MANY = 2000
+"""Images above which thumbnails shrink: 5,000 photos then take 10 MB."""
 
 
 def write(
@@ -32,7 +34,7 @@ def write(
     *,
     top: int = 10,
     limit: int = 400,
-    side: int = 144,
+    side: int | None = None,
     index: str = "",
     aspect_metric: str = "",
 ) -> Path:
@@ -40,12 +42,14 @@ def write(
 
     `ranks` are the targets' ranks (none: labels are hidden); `beside` the same queries under other methods, by
     the name to print (`image only`). The page shows the first `top` images of at most `limit` queries, evenly
-    spaced when there are more, as thumbnails of at most `side` pixels; `index` links back to an overview.
+    spaced when there are more, as thumbnails of at most `side` pixels (none: 144, or 112 where there are thousands);
+    `index` links back to an overview.
     Image files that are absent leave an empty frame: rankings from cached features need no files.
     """
     _check_aligned(benchmark, ranking, {"": ranks, **(beside or {})})
     rows = np.unique(np.linspace(0, len(benchmark.queries) - 1, min(limit, len(benchmark.queries))).astype(int))
     queries, images = _rows(benchmark, ranking, ranks, beside or {}, rows.tolist(), top)
+    side = side or (144 if len(images) <= MANY else 112)
     data = {
         "labelled": ranks is not None,
         "images": [{"id": name, "src": thumbnail(benchmark, name, side)} for name in images],

@@ -230,5 +230,6 @@ def _tex(text: str) -> str:
     'a\\_b: 95 \\% \\& \\{x\\}'
     """
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
     special |= {character: "\\" + character for character in "_%&#${}"}
     return "".join(special.get(character, character) for character in text)

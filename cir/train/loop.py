@@ -22,7 +22,7 @@ from cir.optim import Average, Count, adamw, counts, rate, trainables
 from cir.train.checks import DTYPES, check, fingerprint, identity
 from cir.train.folder import Folder, Snapshot
 from cir.train.order import Feed, Share
-from cir.train.processes import Processes, joined
+from cir.train.processes import Processes, join
 from cir.train.state import pack, unpack
 from cir.train.stopping import Stopped, noted_signals
 
@@ -67,10 +67,10 @@ def train(
     that is not finite, `Stopped` after Ctrl-C or SIGTERM, once the state is saved.
     """
     check(method, source, config, evaluate is not None)
-    with joined(backbone.device) as processes:
-        loop = _Loop(method, backbone, source, config, Folder(Path(out)), seed, evaluate, processes)
-        loop.open(resume)
-        return loop.run()
+    processes = join(backbone.device)
+    loop = _Loop(method, backbone, source, config, Folder(Path(out)), seed, evaluate, processes)
+    loop.open(resume)
+    return loop.run()
 
 
 class _Loop:

@@ -1,8 +1,8 @@
 """Several processes, one training: started by torchrun, gradients averaged explicitly."""
 
+import atexit
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,14 +58,17 @@ class Processes:
             dist.barrier()
 
 
-@contextmanager
-def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the processes torchrun started (none: a single one), and leave at the end what was joined here."""
-    ours = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
-    if ours:
+def join(device: torch.device) -> Processes:
+    """Join the processes torchrun started (none: a single one); the group lasts until the interpreter ends.
+
+    A second group in one life would find the first one's addresses in torchrun's store and fail now and then.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Processes(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Processes()
-    finally:
-        if ours:
-            dist.destroy_process_group()
+        atexit.register(_leave)
+    return Processes(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Processes()
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

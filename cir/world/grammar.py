@@ -48,7 +48,7 @@ def plural(noun: str, count: int) -> str:
 
 
 def noun_phrase(
-    group: Group, rng: random.Random, words: Phrasing, keep: tuple[float, float, float] = (1, 1, 1), noun: str = ""
+    group: Group, rng: random.Random, words: Phrasing, keep: tuple[float, float, float] = (1.0, 1.0, 1.0), noun: str = ""
 ) -> str:
     """Describe a group, "two small hollow red stars"; `keep` are the chances to name size, fill and colour."""
     parts = []

@@ -43,8 +43,8 @@ def _oracle(gallery: Gallery, questions: Sequence[Question], ids: Sequence[str],
         reference, target = gallery.scenes[question.reference], gallery.scenes[question.targets[0]]
         still = [shape for shape in pins(question.edits) if any(g.shape == shape for g in reference.groups)]
         captions[name] = {
-            "reference": full_caption(reference, rng, BENCH, positions=0, say=still),
-            "target": full_caption(target, rng, BENCH, positions=0, say=pins(question.edits)),
+            "reference": full_caption(reference, rng, BENCH, positions=0.0, say=still),
+            "target": full_caption(target, rng, BENCH, positions=0.0, say=pins(question.edits)),
         }
     return captions
 
@@ -74,7 +74,7 @@ def write_circo(root: Path, seed: int, scale: float, tick: Ticker) -> dict:
     _json(root / "COCO2017_unlabeled" / "annotations" / "image_info_unlabeled2017.json", {"images": listed})
     rng, rows = random.Random(f"concept:{seed}"), []
     for index, question in enumerate(questions):
-        concept = noun_phrase(gallery.scenes[question.reference].groups[0], rng, BENCH, keep=(0, 0, 1))
+        concept = noun_phrase(gallery.scenes[question.reference].groups[0], rng, BENCH, keep=(0.0, 0.0, 1.0))
         targets = [int(names[i]) for i in question.targets]
         rows.append(
             {

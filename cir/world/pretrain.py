@@ -65,8 +65,8 @@ def measure(clip: TinyClip, count: int = 500) -> dict[str, float]:
     scenes = [sample_scene(rng) for _ in range(count)]
     images = _images(clip, scenes, 1)
     writers: dict[str, Callable[[Scene], str]] = {
-        "R@1 full/train": lambda s: full_caption(s, rng, TRAIN, positions=0),
-        "R@1 full/bench": lambda s: full_caption(s, rng, BENCH, positions=0),
+        "R@1 full/train": lambda s: full_caption(s, rng, TRAIN, positions=0.0),
+        "R@1 full/bench": lambda s: full_caption(s, rng, BENCH, positions=0.0),
         "R@1 noisy/train": lambda s: caption(s, rng, TRAIN),
     }
     scores: dict[str, float] = {}
@@ -74,7 +74,7 @@ def measure(clip: TinyClip, count: int = 500) -> dict[str, float]:
         texts = clip.texts([write(scene) for scene in scenes])
         similar = texts @ images.T
         scores[name] = float((similar.argmax(dim=1) == torch.arange(count)).float().mean())
-    texts = clip.texts([full_caption(scene, rng, TRAIN, positions=0) for scene in scenes])
+    texts = clip.texts([full_caption(scene, rng, TRAIN, positions=0.0) for scene in scenes])
     rivals = [_images(clip, [_neighbour(scene, rng) for scene in scenes], seed) for seed in (2, 3)]
     right = (texts * images).sum(1)
     scores["neighbour"] = float(torch.stack([right > (texts * r).sum(1) for r in rivals]).all(0).float().mean())
