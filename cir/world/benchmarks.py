@@ -29,6 +29,10 @@ from cir.world.scenes import (
 )
 
 KINDS_ASKED = (*KINDS, "two", "three")
+RICH = {"reference": 4, "text": 2, "half": 3, "other": 3}
+SIX = {"reference": 1, "text": 1, "half": 1, "other": 1}
+"""How many hard negatives of each kind a question puts into the gallery, beside one edit beyond the target; CIRR's
+images come in groups of about six."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +105,30 @@ def text_match(target: Scene, edits: tuple[Edit, ...], rng: random.Random) -> Sc
             return relaid(mixed, rng, {shape: cell for shape, cell in pins(edits).items() if shape in shapes})
 
 
-def variants(scene: Scene, edits: tuple[Edit, ...], rng: random.Random, near: int) -> dict[str, list[Scene]]:
-    """Draw the hard negatives of one question, by what they are; `near` re-renderings of the reference.
+def _some_edit(scene: Scene, rng: random.Random, kinds: Sequence[str]) -> tuple[Edit, ...]:
+    """Draw an edit of any of these kinds that the scene allows."""
+    while True:
+        edits = propose_many(scene, (rng.choice(kinds),), rng)
+        if edits:
+            return edits
+
+
+def variants(scene: Scene, edits: tuple[Edit, ...], rng: random.Random, mix: dict[str, int]) -> dict[str, list[Scene]]:
+    """Draw the hard negatives of one question, by what they are: at most `mix` of each kind.
 
     A re-rendering keeps an object that the text moves where it was, or it could be a right answer.
     """
     target = edited(scene, edits, rng)
-    more = propose_many(target, (rng.choice([kind for kind in KINDS if kind != "move"]),), rng)
-    other = [propose_many(scene, (rng.choice(KINDS),), rng) for _ in range(near - 1)]
+    more = _some_edit(target, rng, [kind for kind in KINDS if kind != "move"])
+    other = [_some_edit(scene, rng, KINDS) for _ in range(mix["other"])]
     still = {edit.shape: scene.cell(edit.shape) for edit in edits if edit.kind == "move"}
     half = [edits[:i] + edits[i + 1 :] for i in range(len(edits))] if len(edits) > 1 else []
     return {
-        "reference": [relaid(scene, rng, still) for _ in range(near)],
-        "text": [text_match(target, edits, rng) for _ in range(2)],
-        "half": [edited(scene, part, rng, still) for part in half],
-        "other": [edited(scene, edit, rng) for edit in other if edit],
-        "beyond": [edited(target, more, rng)] if more else [],
+        "reference": [relaid(scene, rng, still) for _ in range(mix["reference"])],
+        "text": [text_match(target, edits, rng) for _ in range(mix["text"])],
+        "half": [edited(scene, part, rng, still) for part in half[: mix["half"]]],
+        "other": [edited(scene, edit, rng) for edit in other],
+        "beyond": [edited(target, more, rng)],
     }
 
 
@@ -133,9 +145,9 @@ def sample(
     seed: str,
     write: Callable[[Scene, tuple[Edit, ...], random.Random], tuple[str, ...]],
     *,
+    mix: dict[str, int],
     groups: int | None = None,
     targets: int = 1,
-    near: int = 3,
     filler: int = 0,
 ) -> tuple[Gallery, list[Question]]:
     """Build one gallery and its questions.
@@ -150,7 +162,7 @@ def sample(
             scene, edits = ask(kind, rng, groups)
             reference = gallery.add(scene)
             first, *_ = [gallery.add(edited(scene, edits, rng)) for _ in range(rng.randint(1, targets))]
-            made = {name: [gallery.add(s) for s in group] for name, group in variants(scene, edits, rng, near).items()}
+            made = {name: [gallery.add(s) for s in group] for name, group in variants(scene, edits, rng, mix).items()}
             drafts.append((kind, scene, reference, edits, first, made))
     for _ in range(filler):
         gallery.add(sample_scene(rng, groups))
@@ -191,17 +203,18 @@ def circo(seed: int, scale: float = 1.0) -> tuple[Gallery, list[Question]]:
     """CIRCO's shape: several right answers, the reference competes."""
     per_kind = max(1, round(48 * scale))
     quotas = dict.fromkeys(KINDS_ASKED, per_kind)
-    return sample(quotas, f"circo:{seed}", one_text, targets=3, near=4, filler=round(300 * scale))
+    return sample(quotas, f"circo:{seed}", one_text, targets=3, mix=RICH, filler=round(300 * scale))
 
 
 def cirr(seed: int, scale: float = 1.0) -> tuple[Gallery, list[Question]]:
     """CIRR's shape: one right answer, subsets of six."""
     quotas = dict.fromkeys(KINDS_ASKED, max(1, round(44 * scale)))
-    return sample(quotas, f"cirr:{seed}", one_text)
+    return sample(quotas, f"cirr:{seed}", one_text, mix=SIX)
 
 
 def fashioniq(seed: int, category: int, scale: float = 1.0) -> tuple[Gallery, list[Question]]:
     """FashionIQ's shape: two captions; category 0, 1, 2 are scenes of one, two, three groups."""
     impossible = {0: "remove", 2: "add"}.get(category)
     quotas = {kind: max(1, round(20 * scale)) for kind in KINDS_ASKED if kind != impossible}
-    return sample(quotas, f"fashioniq:{seed}:{category}", two_texts, groups=category + 1)
+    mix = RICH | {"reference": 3, "other": 2}
+    return sample(quotas, f"fashioniq:{seed}:{category}", two_texts, mix=mix, groups=category + 1)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from cir.world.lexicon import CHATTER, JOINS, TEXTS, WORDS, Halves
+from cir.world.lexicon import ABSENCES, CHATTER, JOINS, TEXTS, WORDS, Halves
 from cir.world.scenes import SHAPES, Edit, Group, Scene
 
 
@@ -48,14 +48,14 @@ def plural(noun: str, count: int) -> str:
 
 
 def noun_phrase(
-    group: Group, rng: random.Random, words: Phrasing, keep: tuple[float, float, float] = (1.0, 1.0, 1.0), noun: str = ""
+    group: Group, rng: random.Random, words: Phrasing, keep: tuple[float, float, float] = (1.0, 1.0, 1.0)
 ) -> str:
     """Describe a group, "two small hollow red stars"; `keep` are the chances to name size, fill and colour."""
     parts = []
     for name, chance in zip(("size", "fill", "colour"), keep, strict=True):
         if rng.random() < chance:
             parts.append(words.word(name, getattr(group, name), rng))
-    head = plural(noun or words.word("shape", group.shape, rng), group.count)
+    head = plural(words.word("shape", group.shape, rng), group.count)
     if parts and rng.random() < 0.12:
         return f"{words.word('count', group.count, rng)} {head} that {_is(group)} {' '.join(parts)}"
     return " ".join([words.word("count", group.count, rng), *parts, head])
@@ -86,6 +86,11 @@ def full_caption(
     )
 
 
+def _absence(shape: str, rng: random.Random, words: Phrasing) -> str:
+    """Say that a shape is not there."""
+    return words.pick(ABSENCES, rng).format(X=plural(words.word("shape", shape, rng), 2))
+
+
 def _relation(scene: Scene, rng: random.Random, words: Phrasing) -> str:
     """One true sentence about how two objects lie."""
     first, second = rng.sample(list(scene.groups), 2)
@@ -103,8 +108,7 @@ def statement(scene: Scene, rng: random.Random, words: Phrasing) -> str:
     attribute = rng.choice(("colour", "colour", "fill", "size"))
     options = [f"the {noun} {_is(group)} {words.word(attribute, getattr(group, attribute), rng)}"]
     absent = rng.choice([s for s in SHAPES if all(s != g.shape for g in scene.groups)])
-    missing = plural(words.word("shape", absent, rng), 2)
-    options.append(rng.choice((f"no {missing}", f"there is no {missing}", f"without {missing}", f"not a {missing}")))
+    options.append(_absence(absent, rng, words))
     options.append(f"the {words.ground(rng)} is {words.word('background', scene.background, rng)}")
     options.append(f"{words.word('count', group.count, rng)} {noun}")
     if group.count == 1:
@@ -142,9 +146,9 @@ def alt_text(scene: Scene, rng: random.Random, words: Phrasing, chatter: bool = 
         text += rng.choice((" on {} {}", " on a {} {}", " , {} {}", " against a {} {}")).format(
             ground, words.ground(rng)
         )
-    if rng.random() < 0.08:
+    if rng.random() < 0.12:
         absent = rng.choice([s for s in SHAPES if all(s != g.shape for g in scene.groups)])
-        text += f" but no {plural(words.word('shape', absent, rng), 2)}"
+        text += f" but {_absence(absent, rng, words)}"
     if chatter and rng.random() < 0.35:
         extra = rng.choice(CHATTER)
         text = rng.choice((f"{extra} : {text}", f"{text} - {extra}", f"{text} , {extra}"))
