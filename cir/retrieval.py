@@ -119,7 +119,8 @@ def compose(
         reference = np.asarray(features[[rows[query.reference] for query in queries]], dtype=np.float32)
         given = torch.from_numpy(reference).to(backbone.device)
         vectors.append(method.compose(backbone, given, queries, template, join).float().cpu().numpy())
-    return Embeddings(tuple(query.id for query in benchmark.queries), _unit(np.concatenate(vectors)))
+    ids = tuple(query.id for query in benchmark.queries)
+    return Embeddings(ids, _unit(np.concatenate(vectors)), method.fusion)
 
 
 def joiner(config: RunConfig) -> Joiner:

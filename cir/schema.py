@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -131,10 +132,15 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Unit vectors by id: float32, finite, ids unique and aligned with the rows."""
+    """Unit vectors by id: float32, finite, ids unique and aligned with the rows.
+
+    `fusion` says how several vectors of a query make one score with an image: their best (`max`), or the `product` of
+    their inner products.
+    """
 
     ids: tuple[str, ...]
     vectors: Float32[np.ndarray, "n t d"]
+    fusion: Literal["max", "product"] = "max"
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.vectors):

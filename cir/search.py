@@ -8,7 +8,8 @@ The score of a pair is the inner product of both vectors on a grid of 2^-26, rou
 products are multiples of 2^-52 and, by Cauchy-Schwarz, every partial sum for unit vectors stays below 2, so float64
 holds all of them: the sum is exact in any order, on any machine. Equal vectors therefore always tie, ties go by
 gallery order, and `search` and `target_ranks` agree with each other and with a full stable sort, whatever the
-blocks. With several vectors per item the score is the maximum over both sides' vectors.
+blocks. With several vectors per item the score is the maximum over both sides' vectors, or, where the queries ask for
+it (`Embeddings.fusion`), the product over the query's vectors: one more rounding of exact factors, the same anywhere.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ def search(
     order = np.full((len(queries.ids), k), -1, dtype=np.int64)
     best = np.full((len(queries.ids), k), -np.inf, dtype=np.float32)
     for rows, columns in _blocks(queries, gallery, least=k):  # so that a full ranking is sorted once
-        block = _Block(queries.vectors[rows], gallery.vectors[columns], banned.inside(rows, columns))
+        block = _Block(queries.vectors[rows], gallery.vectors[columns], banned.inside(rows, columns), queries.fusion)
         _absorb(block, columns.start, order[rows], best[rows])
     return Ranking(queries.ids, gallery.ids, order, best)
 
@@ -93,11 +94,18 @@ def _on_grid(vectors: Float[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
     return exact
 
 
-def _products(queries: Float[np.ndarray, "q tq d"], gallery: Float[np.ndarray, "g tg d"]) -> Float[np.ndarray, "q g"]:
-    """Multiply all with all and keep the maximum over the vectors of both sides."""
+def _products(
+    queries: Float[np.ndarray, "q tq d"], gallery: Float[np.ndarray, "g tg d"], fusion: str
+) -> Float[np.ndarray, "q g"]:
+    """Multiply all with all, and make one score of the vectors of both sides."""
     (q, tq, d), (g, tg, _) = queries.shape, gallery.shape
     scores = queries.reshape(q * tq, d) @ gallery.reshape(g * tg, d).T
-    return scores if tq == tg == 1 else scores.reshape(q, tq, g, tg).max(axis=(1, 3))
+    return scores if tq == tg == 1 else _fuse(scores.reshape(q, tq, g, tg).max(axis=3), fusion)
+
+
+def _fuse(scores: Float[np.ndarray, "n t ..."], fusion: str) -> Float[np.ndarray, "n ..."]:
+    """Make one score of those of a query's vectors; factors are multiplied in their order."""
+    return scores.max(axis=1) if fusion == "max" else np.multiply.reduce(scores, axis=1)
 
 
 def _exact_pairs(
@@ -105,6 +113,7 @@ def _exact_pairs(
     rows: Int64[np.ndarray, " n"],
     gallery: Float[np.ndarray, "g tg d"],
     columns: Int64[np.ndarray, " n"],
+    fusion: str,
 ) -> Float32[np.ndarray, " n"]:
     """Score listed pairs exactly, a few at a time."""
     scores = np.empty(len(rows), dtype=np.float32)
@@ -112,7 +121,7 @@ def _exact_pairs(
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         left, right = _on_grid(queries[rows[part]]), _on_grid(gallery[columns[part]])
-        scores[part] = np.einsum("ntd,nud->ntu", left, right).max(axis=(1, 2))
+        scores[part] = _fuse(np.einsum("ntd,nud->ntu", left, right).max(axis=2), fusion)
     return scores
 
 
@@ -124,20 +133,23 @@ class _Block:
         queries: Float[np.ndarray, "q tq d"],
         gallery: Float[np.ndarray, "g tg d"],
         banned: tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]],
+        fusion: str,
     ) -> None:
+        self.fusion = fusion
         self.queries, self.banned = queries.astype(np.float32, copy=False), banned
         self.gallery = gallery.astype(np.float32, copy=False)
-        self.slack = np.float32(tolerance(queries.shape[-1]))
-        self.fast = _products(self.queries, self.gallery)
+        factors = queries.shape[1] if fusion == "product" else 1  # |ab - a'b'| <= |a - a'||b| + |b - b'||a'|
+        self.slack = np.float32(1.01 * factors * tolerance(queries.shape[-1]))
+        self.fast = _products(self.queries, self.gallery, fusion)
         self.fast[banned] = -np.inf
         self._exact: Float32[np.ndarray, "q g"] | None = None
 
     def exact(self, rows: Int64[np.ndarray, " n"], columns: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
         """Score pairs exactly; many at once by the product of the whole block."""
         if self._exact is None and len(rows) <= DENSE * self.fast.size:
-            return _exact_pairs(self.queries, rows, self.gallery, columns)
+            return _exact_pairs(self.queries, rows, self.gallery, columns, self.fusion)
         if self._exact is None:
-            self._exact = _products(_on_grid(self.queries), _on_grid(self.gallery)).astype(np.float32)
+            self._exact = _products(_on_grid(self.queries), _on_grid(self.gallery), self.fusion).astype(np.float32)
         return self._exact[rows, columns]
 
 
@@ -182,10 +194,11 @@ def _count_all(
     """Count the images above each target in the whole gallery; mark queries with a tied target."""
     own_rows, own_slots = np.nonzero(wanted >= 0)
     own = np.zeros(wanted.shape, dtype=np.float32)
-    own[own_rows, own_slots] = _exact_pairs(queries.vectors, own_rows, gallery.vectors, wanted[own_rows, own_slots])
+    columns_of_own = wanted[own_rows, own_slots]
+    own[own_rows, own_slots] = _exact_pairs(queries.vectors, own_rows, gallery.vectors, columns_of_own, queries.fusion)
     above, tied = np.zeros(wanted.shape, dtype=np.int64), np.zeros(len(wanted), dtype=bool)
     for rows, columns in _blocks(queries, gallery):
-        block = _Block(queries.vectors[rows], gallery.vectors[columns], banned.inside(rows, columns))
+        block = _Block(queries.vectors[rows], gallery.vectors[columns], banned.inside(rows, columns), queries.fusion)
         for slot in range(wanted.shape[1]):
             mine = np.flatnonzero(wanted[rows, slot] >= 0)
             place = wanted[rows, slot][mine] - columns.start
@@ -221,7 +234,7 @@ def _count_within(
     rivals = np.where(banned.among(rivals), -1, rivals)
     rows, slots = np.nonzero(rivals >= 0)
     scores = np.full(rivals.shape, -np.inf, dtype=np.float32)
-    scores[rows, slots] = _exact_pairs(queries.vectors, rows, gallery.vectors, rivals[rows, slots])
+    scores[rows, slots] = _exact_pairs(queries.vectors, rows, gallery.vectors, rivals[rows, slots], queries.fusion)
     above, tied = np.zeros(wanted.shape, dtype=np.int64), np.zeros(len(wanted), dtype=bool)
     for slot in range(wanted.shape[1]):
         mine = np.flatnonzero(wanted[:, slot] >= 0)

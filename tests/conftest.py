@@ -1,4 +1,4 @@
-"""Fixtures for all rooms: a tiny CLIP with random weights and a small tokenizer of its own."""
+"""Fixtures for all rooms: a tiny CLIP with random weights and a small tokenizer of its own, and a small world."""
 
 import json
 
@@ -88,6 +88,20 @@ def save_clip(folder, *, width=32, layers=2, heads=2, size=32, patch=8, joint=24
     model.save_pretrained(folder)
     save_preprocessor(folder, size)
     return folder
+
+
+def pytest_addoption(parser):
+    parser.addoption("--regenerate", action="store_true", help="rewrite tests/golden from the code as it is")
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory):
+    """The bundled world at a twentieth of its size, as its seed 0 builds it; for reading only."""
+    from cir.world import layouts
+
+    root = tmp_path_factory.mktemp("small") / "world"
+    layouts.build(root, seed=0, scale=0.05)
+    return root
 
 
 @pytest.fixture(scope="session")

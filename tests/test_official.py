@@ -145,7 +145,7 @@ def check_report(folder):
     index = (folder / "index.html").read_text()
     assert all(f'href="{page}"' in index for page in pages)
     text = (folder / "phi-circo-val.html").read_text()
-    assert text.count("data:image/webp;base64,") >= 10 and "image only" in text and "not comparable" in text
+    assert text.count("data:image/webp;base64,") >= 10 and "image only" in text and "Not comparable" in text
 
 
 @pytest.mark.parametrize("name", HIDDEN)
@@ -155,13 +155,14 @@ def test_hidden_labels_give_a_ranking_and_no_numbers(official, tiny_clip_folder,
     result = cir("evaluate", name, *options)
     assert result.exit_code == 0, result.output
     assert "labels are hidden: rankings only" in result.stdout
-    (record,) = records.find([tmp_path / "records"])
+    (record,) = records.find([tmp_path / "records"]).values()
     assert record.means == {} and record.benchmark.name == name and record.protocol.name == name.split("/")[0]
     assert not list((tmp_path / "records").glob("*.npz"))
     page = (tmp_path / "report" / f"sum-{name.replace('/', '-')}.html").read_text()
     bench = data.subset(data.load(name, official), SUBSET)
-    assert page.count("data:image/webp;base64,") >= 10
+    assert page.count("data:image/webp;base64,") >= 6
     assert all(json.dumps(query.id) in page for query in bench.queries)
+    assert f"sum-{name.replace('/', '-')}.html" in (tmp_path / "report" / "index.html").read_text()
 
 
 def test_a_gallery_without_images_is_one_line(tiny_clip_folder, tmp_path):
@@ -184,7 +185,7 @@ def clustered(bench, width, seed=0):
     gallery = generator.standard_normal((len(bench.gallery), width), dtype=np.float32)
     row = {name: index for index, name in enumerate(bench.gallery)}
     near = np.stack([gallery[[row[t] for t in query.targets]].mean(axis=0) for query in bench.queries])
-    noise = generator.standard_normal(near.shape, dtype=np.float32) * generator.uniform(0.2, 2.5, (len(near), 1))
+    noise = generator.standard_normal(near.shape, dtype=np.float32) * generator.uniform(0.2, 4, (len(near), 1))
     return (near + noise).astype(np.float32), gallery
 
 
@@ -263,7 +264,7 @@ def test_evaluation_from_cached_features_equals_a_sort_at_full_size(tiny_backbon
     finally:
         shutil.rmtree(root)  # many files
     assert result.exit_code == 0, result.output
-    (record,) = records.find([tmp_path / "out"])
+    (record,) = records.find([tmp_path / "out"]).values()
     assert record.benchmark.stamps == [] and record.benchmark.gallery == len(bench.gallery)
     expected = by_sorting(bench, features[references], features)
     assert max(expected.values()) > 2

@@ -195,10 +195,36 @@ def test_the_fast_product_stays_within_its_tolerance(width, sign):
     vectors *= np.float32(1.0009)  # as far from unit length as embeddings may be
     queries, gallery = vectors[:20], vectors[20:]
     rows, columns = np.divmod(np.arange(400), 20)
-    exact = room._exact_pairs(queries, rows, gallery, columns).reshape(20, 20)
+    exact = room._exact_pairs(queries, rows, gallery, columns, "max").reshape(20, 20)
     written_out = [[exact_score(q, g) for g in gallery[:3]] for q in queries[:3]]
     assert exact[:3, :3].tolist() == written_out
-    assert np.abs(room._products(queries, gallery) - exact).max() < tolerance(width)
+    assert np.abs(room._products(queries, gallery, "max") - exact).max() < tolerance(width)
+
+
+@pytest.mark.parametrize("dense", [0.0, 1.0])
+@pytest.mark.parametrize(("left", "right"), [(2, 1), (3, 2)])
+def test_products_of_similarities_equal_a_full_sort(monkeypatch, dense, left, right):
+    """Every score written out: per query vector its best inner product, exact; multiplied, rounded once."""
+    monkeypatch.setattr(room, "DENSE", dense)
+    queries = Embeddings(tuple("abcdefg"), unit(7 * left, 12, seed=1).reshape(7, left, 12), "product")
+    vectors = unit(60 * right, 12, seed=2).reshape(60, right, 12)
+    vectors[40:50] = vectors[:10]  # duplicates must tie
+    gallery = Embeddings(tuple(str(i) for i in range(60)), vectors)
+    found = search(queries, gallery, 60)
+    ranks = target_ranks(queries, gallery, [[str(i) for i in range(0, 60, 7)]] * 7)
+    for row, query in enumerate(queries.vectors):
+        scores = []
+        for image in vectors:
+            factors = []
+            for a in query:
+                wholes = [sum(round(float(x) * 2**26) * round(float(y) * 2**26) for x, y in zip(a, b, strict=True))
+                          for b in image]  # fmt: skip
+                factors.append(max(wholes) / 2**52)
+            scores.append(float(np.float32(np.multiply.reduce(np.array(factors)))))
+        order = sorted(range(60), key=lambda i: (-scores[i], i))
+        assert found.order[row].tolist() == order
+        assert found.scores[row].tolist() == [scores[i] for i in order]
+        assert ranks.ranks[row].tolist() == [order.index(i) + 1 for i in range(0, 60, 7)]
 
 
 def test_memory_is_bounded_by_the_block_not_by_the_gallery():

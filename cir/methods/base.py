@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,7 @@ class Method(nn.Module):
     of the parameters training changes; `paper` cites. `Options` is the dataclass of its settings: the `method:`
     section of a config is checked against it. `learns_from` names the kind of training source (`captions`,
     `triplets`), empty for a method that is not trained; `wraps` says that it takes another method as `base`.
+    `fusion` says how several vectors of one query make one score (`Embeddings.fusion`).
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"image", "text"})
@@ -48,6 +49,7 @@ class Method(nn.Module):
     paper: ClassVar[str] = ""
     learns_from: ClassVar[str] = ""
     wraps: ClassVar[bool] = False
+    fusion: ClassVar[Literal["max", "product"]] = "max"
     Options: ClassVar[type] = NoOptions
 
     def __init__(self, options: Any, backbone: Backbone, base: "Method | None" = None) -> None:

@@ -113,16 +113,27 @@ class Sum(Arithmetic):
         return torch.lerp(image, text.expand_as(image), self.options.weight)
 
 
-class Product(Arithmetic):
-    """The elementwise product of the two vectors: features that both agree on.
+class Product(Method):
+    """The product of the two similarities, image with image and text with image (the baseline of FreeDom and BASIC).
 
-    Not the product of the two *similarities* that FreeDom and BASIC report under this name: that score is
-    quadratic in the gallery vector, so no single query vector has it.
+    A query is two vectors, `t` for the reference and one for the text, whose scores are multiplied; nothing is clamped
+    (FreeDom, WACV 2025).
     """
 
-    def combine(self, image: Float[Tensor, "b t d"], text: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b t d"]:
-        """Multiply feature by feature."""
-        return image * text
+    paper = "baseline"
+    fusion = "product"
+
+    def compose(
+        self,
+        backbone: Backbone,
+        reference: Float[Tensor, "b t d"],
+        queries: Sequence[Query],
+        template: Template,
+        join: Joiner,
+    ) -> Float[Tensor, "b n d"]:
+        """Put the unit vectors of the reference and of the text side by side."""
+        text = text_vectors(backbone, queries, join, template.overflow)
+        return torch.cat([F.normalize(reference.float(), dim=-1), text], dim=1)
 
 
 @dataclass

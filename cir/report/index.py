@@ -28,9 +28,11 @@ def write(
 ) -> Path:
     """Write the overview to `path` and return it.
 
-    `pages` maps fingerprints of records to their pages, relative to `path`; a group links those of its parts.
+    `pages` maps fingerprints of records to their pages, relative to `path`; a group links those of its parts. Records
+    without numbers (hidden labels) are listed with their pages below the tables.
     """
-    table = tables.build(record for record in records if record.means)
+    scored = [record for record in records if record.means]
+    table = tables.build(scored) if scored or not records else tables.Table((), (), {}, ())
     links: dict[tuple[str, str], list[Page]] = defaultdict(list)
     for record in records:
         href = (pages or {}).get(record.fingerprint)
@@ -43,6 +45,11 @@ def write(
     groups = {name for record in records for name in record.benchmark.parts}
     for column in table.columns:
         columns[_section(column, table)].append(column)
+    hidden = dict.fromkeys(
+        (record.run, record.benchmark.name)
+        for record in records
+        if not record.means and record.benchmark.name not in groups
+    )
     compared: dict[str, list[Row]] = defaultdict(list)
     for row in comparisons:
         compared[row.benchmark].append(row)
@@ -55,6 +62,7 @@ def write(
         benchmarks=dict(columns),
         parts=[name for name in columns if name.split(" ")[0] in groups],
         pages=dict(links),
+        hidden=list(hidden),
         comparisons=dict(compared),
         stamps=list(stamps),
         version=cir.__version__,

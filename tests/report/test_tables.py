@@ -145,6 +145,18 @@ def test_the_overview_links_pages_of_parts_and_groups(tmp_path, record):
     assert "12.00" in text and "10.00" in text
 
 
+def test_the_overview_lists_rankings_without_labels(tmp_path, record):
+    hidden = replace(record("lincir", "circo/test"), means={}, fingerprint="d" * 16)
+    text = index.write(tmp_path / "alone.html", [hidden], {hidden.fingerprint: "test.html"}).read_text()
+    assert "the labels are hidden" in text and "lincir on circo/test" in text and 'href="test.html"' in text
+    scored = record("lincir", "circo/val")
+    both = index.write(tmp_path / "both.html", [scored, hidden], {hidden.fingerprint: "test.html"}).read_text()
+    assert 'href="test.html"' in both and "1 runs on 1 benchmarks" in both
+    assert "the labels are hidden" not in index.write(tmp_path / "scored.html", [scored]).read_text()
+    with pytest.raises(InputError, match="no records"):
+        index.write(tmp_path / "empty.html", [])
+
+
 def test_provenance_says_what_trained(record):
     trained = record("lincir")
     trained = replace(
