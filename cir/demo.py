@@ -12,14 +12,16 @@ from pathlib import Path
 import typer
 
 from cir import config as configs
-from cir import data, evaluate, methods, records, runs
+from cir import data, evaluate, methods, records, retrieval, runs
 from cir.backbones.base import Backbone
+from cir.backbones.cache import FeatureCache
 from cir.config import RunConfig
 from cir.errors import InputError
 from cir.evaluate import Evaluation
 from cir.methods.base import Method
 from cir.records import MethodInfo, Record
 from cir.report import comparison, tables
+from cir.train.folder import Folder
 from cir.world import commands, oracles
 
 HOME = Path(__file__).parents[1]
@@ -49,6 +51,7 @@ def run(out: Path, seed: int = 0, smoke: bool = False) -> None:
     commands.build(world, seed=0, size="small" if smoke else "full")
     settings = {name: _config(name, out, world, seed, smoke) for name in TRAINED}
     backbone = runs.load_backbone(settings["lincir"])
+    _encode(settings["lincir"], backbone)
     rows = [_baseline(name, settings["lincir"], backbone) for name in BASELINES]
     rows += [_trained(name, settings[name], backbone, out) for name in TRAINED]
     found: list[Evaluation] = []
@@ -95,12 +98,24 @@ def _baseline(name: str, like: RunConfig, backbone: Backbone) -> Row:
 def _trained(name: str, config: RunConfig, backbone: Backbone, out: Path) -> Row:
     """Train a row, or load what an earlier demo trained with the same settings."""
     place = out / name / f"seed-{config.seed}"
-    typer.echo(f"training {config.name} ({config.train.steps} steps) in {place}")
-    begun = time.perf_counter()
+    snapshots = Folder(place).steps()
+    kept = bool(snapshots) and snapshots[-1].name == f"step-{config.train.steps:08d}"
     method, info = runs.train(config, backbone, place)
-    kept = time.perf_counter() - begun < (info.training.seconds or 0.0) / 2 if info.training else False
-    typer.echo(f"{'kept' if kept else 'trained'} {config.name}: {info.trained_count:,} parameters")
+    steps = info.training.steps if info.training else 0
+    typer.echo(f"{'kept' if kept else 'trained'} {config.name}: {info.trained_count:,} parameters, {steps:,} steps")
     return Row(config, method, info)
+
+
+def _encode(like: RunConfig, backbone: Backbone) -> None:
+    """Encode every picture once, or find it in the cache, and say which."""
+    cache = FeatureCache(Path(like.backbone.cache))
+    pictures = 0
+    for group in like.evaluate:
+        for name in data.expand(group):
+            benchmark = retrieval.load_benchmark(like, name)
+            retrieval.encode(benchmark, like, backbone, cache=cache)
+            pictures += len(benchmark.paths)
+    typer.echo(f"features of {pictures:,} pictures: {cache.counters.decoded:,} pictures decoded, the rest was cached")
 
 
 def _evaluate(

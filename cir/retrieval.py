@@ -83,12 +83,21 @@ def run_search(
 
 
 def encode(
-    benchmark: Benchmark, config: RunConfig, backbone: Backbone, *, progress: bool = True
+    benchmark: Benchmark,
+    config: RunConfig,
+    backbone: Backbone,
+    *,
+    cache: FeatureCache | None = None,
+    progress: bool = True,
 ) -> Float[np.ndarray, "n t d"]:
-    """Read raw features of the gallery, and behind it of references that are not in it, through the cache."""
+    """Read raw features of the gallery, and behind it of references that are not in it, through the cache.
+
+    `cache` stands in for the one the config names, for callers that read its counters.
+    """
     names = _names(benchmark)
     paths = [benchmark.root / benchmark.paths[name] for name in names]
-    cache = FeatureCache(Path(config.backbone.cache)) if config.backbone.cache else None
+    if cache is None and config.backbone.cache:
+        cache = FeatureCache(Path(config.backbone.cache))
     try:
         return encode_gallery(backbone, names, paths, cache, workers=config.train.workers or None, progress=progress)
     except InputError as error:
