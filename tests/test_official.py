@@ -180,12 +180,13 @@ def test_a_gallery_without_images_is_one_line(tiny_clip_folder, tmp_path):
 
 
 def clustered(bench, width, seed=0):
-    """Random gallery vectors, and query vectors near their targets: numbers far from 0 and 100."""
+    """Random gallery vectors, and query vectors near targets and reference: numbers far from 0 and 100."""
     generator = np.random.default_rng(seed)
     gallery = generator.standard_normal((len(bench.gallery), width), dtype=np.float32)
     row = {name: index for index, name in enumerate(bench.gallery)}
-    near = np.stack([gallery[[row[t] for t in query.targets]].mean(axis=0) for query in bench.queries])
-    noise = generator.standard_normal(near.shape, dtype=np.float32) * generator.uniform(0.2, 4, (len(near), 1))
+    named = [[*query.targets, query.reference] for query in bench.queries]
+    near = np.stack([gallery[[row[name] for name in names]].mean(axis=0) for names in named])
+    noise = generator.standard_normal(near.shape, dtype=np.float32) * generator.uniform(0.1, 2, (len(near), 1))
     return (near + noise).astype(np.float32), gallery
 
 

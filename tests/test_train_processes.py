@@ -106,7 +106,7 @@ def uninterrupted(tiny_clip_folder, tmp_path_factory):
 def test_a_run_killed_at_random_steps_ends_bit_identical(tiny_clip_folder, uninterrupted, tmp_path):
     rng = random.Random()  # another step every time the tests run
     steps = [("lincir", rng.randint(2, 40), signal.SIGTERM), ("lincir", rng.randint(45, 75), signal.SIGKILL),
-             ("rtd", rng.randint(2, 45), signal.SIGKILL)]  # fmt: skip
+             ("rtd", rng.randint(2, 30), signal.SIGKILL)]  # fmt: skip
     for name, step, number in steps:
         process = script(tiny_clip_folder, tmp_path, wait=False)
         said = interrupt_at(process, tmp_path / name / "history.jsonl", step, number)

@@ -15,11 +15,9 @@ from cir.world import corpus, layouts
 SCALE = 0.05
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("world") / "world"
-    assert layouts.build(root, seed=0, scale=SCALE)
-    return root
+@pytest.fixture
+def world(small_world) -> Path:
+    return small_world
 
 
 @pytest.mark.parametrize("name", ["world/fashioniq/val", "world/cirr/val", "world/circo/val"])
@@ -54,7 +52,7 @@ def digest(root: Path) -> str:
 
 def test_the_seed_rebuilds_it_and_an_equal_call_keeps_it(world, tmp_path):
     again = tmp_path / "again"
-    layouts.build(again, seed=0, scale=SCALE)
+    assert layouts.build(again, seed=0, scale=SCALE)
     assert digest(again) == digest(world)
     assert not layouts.build(again, seed=0, scale=SCALE)
     assert layouts.build(again, seed=1, scale=SCALE) and digest(again) != digest(world)
