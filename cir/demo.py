@@ -25,6 +25,8 @@ from cir.train.folder import Folder
 from cir.world import commands, oracles
 
 HOME = Path(__file__).parents[1]
+if HOME == Path.cwd():
+    HOME = Path()  # records then name places relative to the clone, not this machine's folders
 BASELINES = ("image_only", "text_only", "sum", "product", "slerp")
 TRAINED = ("lincir", "rtd")
 LABELS = {"lincir": "lincir", "rtd": "lincir+rtd"}
@@ -160,5 +162,5 @@ def _report(found: Sequence[Evaluation], config: RunConfig, backbone: Backbone, 
                 metric = [HEADLINES[record.benchmark.name]]
                 compared += comparison.compare({path: record}, theirs, metric)
     pages = [one for one in found if one.record.run in LABELS.values()]
-    others = [one.record for one in found if one.record.run not in LABELS.values()]
-    return runs.report(pages, out / "report", config, backbone, others=others, comparisons=compared)
+    every = [one.record for one in found]  # in the table's order
+    return runs.report(pages, out / "report", config, backbone, others=every, comparisons=compared, limit=500)

@@ -181,8 +181,8 @@ def report(
             limit=limit,
         )
         pages[one.record.fingerprint] = name
-    shown = [*(one.record for one in evaluations), *others]
-    return index.write(out / "index.html", shown, pages, comparisons)
+    shown = {record.fingerprint: record for record in [*others, *(one.record for one in evaluations)]}
+    return index.write(out / "index.html", list(shown.values()), pages, comparisons)
 
 
 def _source(config: RunConfig, method: Method) -> Sequence[Any]:

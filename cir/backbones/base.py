@@ -77,6 +77,18 @@ class TextTower(nn.Module):
 
 
 @runtime_checkable
+class BackboneLike(Protocol):
+    """What the training loop and checkpoints read of a backbone: what it is, how wide, where it computes."""
+
+    name: str
+    fingerprint: str
+    width: int
+    word_width: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+@runtime_checkable
 class Backbone(Protocol):
     """Frozen image and text encoders that share a space of width `d`.
 

@@ -10,9 +10,9 @@ from cir.commands.shell import SETTINGS, command
 app = typer.Typer(help="The bundled world: a benchmark with exact ground truth, made from a seed.", **SETTINGS)
 
 
-@command(app, "build", "cir world build runs/world --seed 0")
+@command(app, "build", "cir world build datasets/world --seed 0")
 def build(
-    out: Annotated[Path, typer.Argument(help="Folder for benchmarks and training texts.")],
+    out: Annotated[Path, typer.Argument(help="Folder for benchmarks and training texts.")] = Path("datasets/world"),
     seed: Annotated[int, typer.Option(help="Everything follows from it.")] = 0,
     size: Annotated[str, typer.Option(help="How large a world.")] = "full",
 ) -> None:

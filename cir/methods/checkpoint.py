@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cir.backbones.base import Backbone
+from cir.backbones.base import Backbone, BackboneLike
 from cir.errors import InputError
 from cir.methods import build, name_of
 from cir.methods.base import Method
@@ -25,7 +25,7 @@ FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
-def save(folder: Path, method: Method, backbone: Backbone, details: Mapping[str, Any] | None = None) -> Path:
+def save(folder: Path, method: Method, backbone: BackboneLike, details: Mapping[str, Any] | None = None) -> Path:
     """Write a checkpoint, each file atomically, the configuration last; `details` (JSON) are kept beside it.
 
     The configuration holds the weights' digest, so that a pair of files from two different writes is refused.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cir.backbones.base import Backbone
+from cir.backbones.base import BackboneLike
 from cir.config import TrainConfig
 from cir.errors import InputError, nearest
 from cir.methods import checkpoint
@@ -47,7 +47,7 @@ def fingerprint(source: Sequence[Any]) -> str:
     return total.hexdigest()[:16]
 
 
-def identity(method: Method, backbone: Backbone, source: str, config: TrainConfig, seed: int) -> dict[str, Any]:
+def identity(method: Method, backbone: BackboneLike, source: str, config: TrainConfig, seed: int) -> dict[str, Any]:
     """Collect what determines the numbers of a run; `source` is the training source's fingerprint."""
     settings = {key: value for key, value in asdict(config).items() if key not in (*FREE, "source")}
     return {

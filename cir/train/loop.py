@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cir import progress
-from cir.backbones.base import Backbone
+from cir.backbones.base import BackboneLike
 from cir.config import TrainConfig
 from cir.errors import InputError, RunError, nearest
 from cir.methods import checkpoint
@@ -48,7 +48,7 @@ class TrainResult:
 
 def train(
     method: Method,
-    backbone: Backbone,
+    backbone: BackboneLike,
     source: Sequence[Any],
     config: TrainConfig,
     out: Path,
@@ -79,7 +79,7 @@ class _Loop:
     def __init__(
         self,
         method: Method,
-        backbone: Backbone,
+        backbone: BackboneLike,
         source: Sequence[Any],
         config: TrainConfig,
         folder: Folder,
@@ -127,7 +127,7 @@ class _Loop:
     def _steps(self) -> None:
         first = self.processes.first
         draws = self.config.steps * self.config.batch
-        batches = self.method.prepare(self.backbone, self.source, seed=self.seed, draws=draws)
+        batches = self.method.prepare(self.backbone, self.source, seed=self.seed, draws=draws)  # type: ignore[arg-type]
         feed = Feed(batches, self.share, self.seed, self.config.workers, self.backbone.device)
         with ExitStack() as stack:
             asked = stack.enter_context(noted_signals())
@@ -173,7 +173,7 @@ class _Loop:
             batch = next(micro)
             mixed = torch.autocast(self.backbone.device.type, dtype=kind) if kind != torch.float32 else nullcontext()
             with mixed:
-                terms = self.method.losses(self.backbone, batch)
+                terms = self.method.losses(self.backbone, batch)  # type: ignore[arg-type]
             loss = torch.stack([term.float() for term in terms.values()]).sum() / self.config.accumulate
             self.scaler.scale(loss).backward()
             for name, term in terms.items():

@@ -2,8 +2,10 @@
 
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -15,8 +17,8 @@ from cir.world.scenes import KINDS, Scene, edited, lay_out, propose_many, sample
 GRID = SIDE // PATCH
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+@dataclass(frozen=True, eq=False)
+class Pool(Sequence[Scene]):
     """Scenes, their pictures, and for each patch the group it shows (-1: background)."""
 
     scenes: list[Scene]
@@ -28,8 +30,14 @@ class Pool:
         """Count the scenes."""
         return len(self.scenes)
 
-    def __getitem__(self, index: int) -> Scene:
-        """Look up one scene."""
+    @overload
+    def __getitem__(self, index: int) -> Scene: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Scene]: ...
+
+    def __getitem__(self, index: int | slice) -> Scene | list[Scene]:
+        """Look up scenes."""
         return self.scenes[index]
 
 

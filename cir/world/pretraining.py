@@ -133,7 +133,8 @@ class Pretraining(Method):
     Options = StageOptions
 
     def __init__(self, options: StageOptions, clip: TinyClip) -> None:
-        super().__init__(options, None)  # type: ignore[arg-type]  # it trains a backbone, it does not stand on one
+        nn.Module.__init__(self)  # it trains a backbone, it does not stand on one
+        self.options = options
         self.clip = clip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of("heads"))
