@@ -1,6 +1,7 @@
 """What the `cir world` commands do."""
 
 import random
+import textwrap
 from pathlib import Path
 
 import typer
@@ -47,8 +48,7 @@ def sheet(out: Path, seed: int = 0, columns: int = 8, rows: int = 4) -> None:
         scene = sample_scene(rng)
         x, y = index % columns * (side + 12) + 6, index // columns * (side + 44) + 4
         page.paste(Image.fromarray(draw(scene, index)[0]).resize((side, side), Image.Resampling.NEAREST), (x, y))
-        words = caption(scene, rng, ALL).split()
-        lines = [" ".join(words[start : start + 4]) for start in range(0, min(len(words), 12), 4)]
+        lines = textwrap.wrap(caption(scene, rng, ALL), 24, max_lines=3, placeholder=" …")
         pen.multiline_text((x, y + side + 1), "\n".join(lines), fill="black", font_size=9, spacing=1)
     page.save(out)
     typer.echo(f"drew {columns * rows} scenes: {out}")
