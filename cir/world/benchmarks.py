@@ -30,7 +30,7 @@ from cir.world.scenes import (
 
 KINDS_ASKED = (*KINDS, "two", "three")
 RICH = {"reference": 4, "text": 2, "half": 3, "other": 3}
-SIX = {"reference": 1, "text": 1, "half": 1, "other": 1}
+SIX = {"reference": 2, "text": 1, "half": 1, "other": 1}
 """How many hard negatives of each kind a question puts into the gallery, beside one edit beyond the target; CIRR's
 images come in groups of about six."""
 
@@ -216,5 +216,5 @@ def fashioniq(seed: int, category: int, scale: float = 1.0) -> tuple[Gallery, li
     """FashionIQ's shape: two captions; category 0, 1, 2 are scenes of one, two, three groups."""
     impossible = {0: "remove", 2: "add"}.get(category)
     quotas = {kind: max(1, round(20 * scale)) for kind in KINDS_ASKED if kind != impossible}
-    mix = RICH | {"reference": 3, "other": 2}
+    mix = RICH | {"reference": 6, "other": 2}
     return sample(quotas, f"fashioniq:{seed}:{category}", two_texts, mix=mix, groups=category + 1)
