@@ -81,7 +81,10 @@ def _config(name: str, out: Path, world: Path, seed: int, smoke: bool) -> RunCon
             f"backbone.name={HOME / 'checkpoints' / 'tiny-clip'}", *base,
         ],
     )  # fmt: skip
-    return configs.smoke(config) if smoke else config
+    if smoke:
+        config = configs.smoke(config)
+        config.name = LABELS[name]  # its records are stamped; the rows keep their names
+    return config
 
 
 def _baseline(name: str, like: RunConfig, backbone: Backbone) -> Row:

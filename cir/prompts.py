@@ -28,14 +28,20 @@ Joiner = Callable[[Sequence[str]], list[str]]
 
 @runtime_checkable
 class PromptTokenizer(Protocol):
-    """The part of `cir.backbones.base.Tokenizer` that laying out a prompt reads; the meanings are given there."""
+    """What prompts need of a tokenizer: pieces to ids, and the special ids around them."""
 
     start: tuple[int, ...]
+    """Ids put before the text (CLIP: start-of-text; SigLIP: none)."""
     end: int
+    """The end-of-text id."""
     pad: int
+    """The id that fills the row behind end-of-text."""
     slot: int
+    """The id that stands in a slot before its embedding is replaced (CLIP: the id of `$`)."""
     context: int
+    """The longest row the tower takes."""
     fixed_length: bool
+    """Whether rows are always padded to `context` (towers that are not causal)."""
 
     def pieces(self, text: str) -> list[int]:
         """Turn text into ids, without special ids, without truncation."""

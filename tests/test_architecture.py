@@ -13,7 +13,7 @@ PATHS = sorted((ROOT / "cir").rglob("*.py"))
 EVERYWHERE = {"errors", "schema"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
-    "backbones": {"progress"},
+    "backbones": {"progress", "prompts"},
     "cli": {"commands", "demo"},
     "config": set(),
     "data": set(),

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
+from cir.prompts import PromptTokenizer
 from cir.schema import Prompt
 
 
@@ -29,25 +30,8 @@ def splice(
 
 
 @runtime_checkable
-class Tokenizer(Protocol):
-    """What prompts need of a tokenizer: pieces to ids, and the special ids around them."""
-
-    start: tuple[int, ...]
-    """Ids put before the text (CLIP: start-of-text; SigLIP: none)."""
-    end: int
-    """The end-of-text id."""
-    pad: int
-    """The id that fills the row behind end-of-text."""
-    slot: int
-    """The id that stands in a slot before its embedding is replaced (CLIP: the id of `$`)."""
-    context: int
-    """The longest row the tower takes."""
-    fixed_length: bool
-    """Whether rows are always padded to `context` (towers that are not causal)."""
-
-    def pieces(self, text: str) -> list[int]:
-        """Turn text into ids, without special ids, without truncation."""
-        ...
+class Tokenizer(PromptTokenizer, Protocol):
+    """A prompt's tokenizer that can also turn ids back into text."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Turn ids back into text."""

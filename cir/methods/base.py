@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,6 +79,13 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is not trained")
 
 
+def averaged(vectors: Float[Tensor, "n d"], owner: Int[Tensor, " n"], queries: int) -> Float[Tensor, "q 1 d"]:
+    """Make one unit vector per query of its prompts' vectors: each normalised, summed, normalised again (SEARLE)."""
+    units = F.normalize(vectors.float(), dim=-1)
+    total = units.new_zeros(queries, units.shape[-1]).index_add(0, owner.to(units.device), units)
+    return F.normalize(total, dim=-1).unsqueeze(1)
+
+
 class PseudoWordMethod(Method):
     """Textual inversion: the reference becomes pseudo-words inside the prompt; subclasses write `words` only."""
 
@@ -99,13 +106,8 @@ class PseudoWordMethod(Method):
         template: Template,
         join: Joiner,
     ) -> Float[Tensor, "b t d"]:
-        """Render each query's prompts, splice, encode; several prompts per query (two caption orders) are averaged.
-
-        Each prompt's vector is normalised, the mean over a query's prompts is normalised again (SEARLE).
-        """
+        """Render each query's prompts, splice, encode; several prompts per query (two caption orders) are averaged."""
         pseudo = self.words(reference.mean(dim=1))
         rendered = template.render(backbone.tokenizer, [join(q.texts) for q in queries], [q.concept for q in queries])
         owner = torch.from_numpy(rendered.owner).to(pseudo.device)
-        vectors = F.normalize(self.tower(backbone).encode(rendered.prompt, pseudo[owner]).float(), dim=-1)
-        total = vectors.new_zeros(len(queries), vectors.shape[-1]).index_add(0, owner, vectors)
-        return F.normalize(total, dim=-1).unsqueeze(1)
+        return averaged(self.tower(backbone).encode(rendered.prompt, pseudo[owner]), owner, len(queries))

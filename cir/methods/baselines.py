@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cir.backbones.base import Backbone
 from cir.errors import InputError
-from cir.methods.base import Method
+from cir.methods.base import Method, averaged
 from cir.prompts import Joiner, Overflow, Template, tokenize
 from cir.schema import Query
 
@@ -29,9 +29,7 @@ def text_vectors(
         raise InputError(f"{len(empty)} queries have no text, first {empty[:3]}; this method reads texts")
     owner = torch.tensor([i for i, texts in enumerate(joined) for _ in texts], device=backbone.device)
     prompt = tokenize(backbone.tokenizer, [[text] for texts in joined for text in texts], overflow)
-    vectors = F.normalize(backbone.encode_text(prompt).float(), dim=-1)
-    total = vectors.new_zeros(len(queries), vectors.shape[-1]).index_add(0, owner, vectors)
-    return F.normalize(total, dim=-1).unsqueeze(1)
+    return averaged(backbone.encode_text(prompt), owner, len(queries))
 
 
 class ImageOnly(Method):

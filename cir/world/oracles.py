@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from cir.backbones.base import Backbone
-from cir.methods.base import Method, NoOptions
+from cir.methods.base import Method, NoOptions, averaged
 from cir.prompts import Joiner, Template, tokenize
 from cir.schema import Query
 
@@ -47,10 +46,8 @@ class Oracle(Method):
             texts = [caption["target"]] if told else [f"{caption['reference']} that {t}" for t in join(query.texts)]
             rows += [[text] for text in texts]
             owner += [index] * len(texts)
-        vectors = F.normalize(backbone.encode_text(tokenize(backbone.tokenizer, rows)).float(), dim=-1)
-        total = vectors.new_zeros(len(queries), vectors.shape[-1])
-        total = total.index_add(0, torch.tensor(owner, device=vectors.device), vectors)
-        return F.normalize(total, dim=-1).unsqueeze(1)
+        vectors = backbone.encode_text(tokenize(backbone.tokenizer, rows))
+        return averaged(vectors, torch.tensor(owner), len(queries))
 
 
 def read(root: Path) -> dict[str, dict[str, str]]:
