@@ -155,7 +155,8 @@ def _write_tables(listed: Sequence[Record], out: Path) -> None:
 
 def _report(found: Sequence[Evaluation], config: RunConfig, backbone: Backbone, out: Path) -> Path:
     """Draw pages of the trained rows, and the overview with paired tests against every other row."""
-    kept = records.find([out / "records"])
+    current = {one.record.fingerprint for one in found}  # an earlier demo's records may lie beside them
+    kept = {path: record for path, record in records.find([out / "records"]).items() if record.fingerprint in current}
     ours = {path: record for path, record in kept.items() if record.run == LABELS["rtd"]}
     compared: list[comparison.Row] = []
     for other in (*BASELINES, LABELS["lincir"]):
