@@ -59,6 +59,11 @@ class Table:
         honest = {run: cell for run, cell in cells.items() if not run.startswith(BOUND)} or cells
         return max(round(cell.mean, 2) for cell in honest.values())
 
+    def leads(self, run: str, column: Column) -> bool:
+        """Say whether a cell is set in bold: the best as printed, where there is something to compare with."""
+        told = run.startswith(BOUND) and any(not other.startswith(BOUND) for other in self.rows)
+        return len(self.rows) > 1 and not told and round(self.cells[run, column].mean, 2) == self.best(column)
+
 
 def build(records: Iterable[Record], metrics: Sequence[str] = ()) -> Table:
     """Arrange records as a table; `metrics` picks columns as `R@10` or `cirr/val:R@10` (none: all).
@@ -209,7 +214,7 @@ def _markdown_cell(table: Table, run: str, column: Column, intervals: bool) -> s
     if cell is None:
         return ""
     number = f"{cell.mean:.2f}"
-    if round(cell.mean, 2) == table.best(column) and len(table.rows) > 1:
+    if table.leads(run, column):
         number = f"**{number}**"
     if cell.deviation is not None:
         return f"{number} ± {cell.deviation:.2f}"
@@ -221,7 +226,7 @@ def _latex_cell(table: Table, run: str, column: Column, intervals: bool) -> str:
     if cell is None:
         return "--"
     number = f"{cell.mean:.2f}"
-    if round(cell.mean, 2) == table.best(column) and len(table.rows) > 1:
+    if table.leads(run, column):
         number = rf"\textbf{{{number}}}"
     if cell.deviation is not None:
         return rf"{number} {{\scriptsize $\pm$ {cell.deviation:.2f}}}"

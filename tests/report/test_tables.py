@@ -167,3 +167,13 @@ def test_provenance_says_what_trained(record):
     text = dict(provenance(trained))
     assert text["method"].endswith("trains 1,234 parameters (phi.w)")
     assert text["training"] == "7 steps on texts s"
+
+
+def test_a_row_that_is_told_the_answer_is_never_set_in_bold():
+    """An oracle bounds the table, even where it equals the best: the best of the others leads."""
+    column = tables.Column("world/cirr/val", "R@1", "cirr", 1, "abc")
+    means = {"sum": 20.0, "lincir": 40.0, "oracle_target": 40.0}
+    cells = {(run, column): tables.Cell(mean, mean - 1, mean + 1) for run, mean in means.items()}
+    table = tables.Table(tuple(means), (column,), cells, ())
+    assert [run for run in means if table.leads(run, column)] == ["lincir"]
+    assert tables.markdown(table).count("**40.00**") == 1
