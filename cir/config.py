@@ -75,6 +75,8 @@ class TrainConfig:
     """Micro-batches per step; `batch` counts all of them."""
     lr: float = 1e-4
     weight_decay: float = 0.01
+    undecayed: list[str] = field(default_factory=list)
+    """Name patterns, matched in full, of parameters without weight decay."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     schedule: str = "constant"

@@ -162,6 +162,16 @@ def tokenize(tokenizer: PromptTokenizer, rows: Sequence[Sequence[str]], overflow
     return lay_out(tokenizer, rows, overflow)[0]
 
 
+def stack(prompts: Sequence[Prompt]) -> Prompt:
+    """Put the rows of several prompts under each other; short rows are filled with a zero, which no tower reads."""
+    length, slots = max(p.ids.shape[1] for p in prompts), max(p.slots.shape[1] for p in prompts)
+    return Prompt(
+        np.concatenate([np.pad(p.ids, ((0, 0), (0, length - p.ids.shape[1]))) for p in prompts]),
+        np.concatenate([np.pad(p.slots, ((0, 0), (0, slots - p.slots.shape[1])), constant_values=-1) for p in prompts]),
+        np.concatenate([p.ends for p in prompts]),
+    )
+
+
 def _cut(pieces: list[list[int]], tokenizer: PromptTokenizer, row: Sequence[str], overflow: Overflow) -> bool:
     """Shorten the pieces in place until the row fits the context; say whether that was needed."""
     fixed = len(tokenizer.start) + len(pieces) - 1 + 1  # specials and slots

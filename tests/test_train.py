@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from cir.config import TrainConfig
 from cir.errors import InputError, RunError
-from cir.methods import build, checkpoint
+from cir.methods import NoStore, build, checkpoint
 from cir.methods.lincir import LinCIR
 from cir.train import train
 from cir.train.order import Feed, Share, rows_at
@@ -90,7 +90,7 @@ def test_one_step_equals_adamw_written_out(tiny_backbone, tmp_path):
     before = {n: p.detach().clone() for n, p in method.named_parameters()}
     config = replace(CONFIG, steps=1, lr=0.01, weight_decay=0.1, schedule="cosine", warmup=2, clip_norm=0.01)
     twin = build("lincir", {}, tiny_backbone, seed=1).train()
-    batches = twin.prepare(tiny_backbone, captions(), seed=0, draws=8)
+    batches = twin.prepare(tiny_backbone, captions(), seed=0, draws=8, store=NoStore())
     feed = Feed(batches, Share(8), 0, 0, torch.device("cpu"))
     twin.losses(tiny_backbone, feed.make(0, 0))["mse"].backward()
     norm = torch.stack([p.grad.norm() for p in twin.parameters()]).norm()

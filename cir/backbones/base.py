@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
@@ -48,16 +49,28 @@ class TextTower(nn.Module):
         ids: Int[Tensor, "b l"],
         ends: Int[Tensor, " b"],
         slots: Int[Tensor, "b s"] | None = None,
-        pseudo: Float[Tensor, "b n w"] | None = None,
+        pseudo: Float[Tensor, "o n w"] | None = None,
+        owner: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b d"]:
-        """Encode token rows, pseudo-words spliced in before the position embedding is added; not normalised."""
+        """Encode token rows, pseudo-words spliced in before the position embedding is added; not normalised.
+
+        Row i takes the pseudo-words of `pseudo[owner[i]]`, of `pseudo[i]` where `owner` is left out. Rows of one
+        owner have equal words up to the first token that differs, which a tower may compute once.
+        """
         raise NotImplementedError
 
-    def encode(self, prompt: Prompt, pseudo: Float[Tensor, "b n w"] | None = None) -> Float[Tensor, "b d"]:
+    def encode(
+        self,
+        prompt: Prompt,
+        pseudo: Float[Tensor, "o n w"] | None = None,
+        owner: Int[np.ndarray, " b"] | None = None,
+    ) -> Float[Tensor, "b d"]:
         """Encode a rendered prompt on the tower's device; gradients flow unless the caller turned them off."""
         device = next(self.parameters()).device
         ids, ends, slots = (torch.from_numpy(a).to(device) for a in (prompt.ids, prompt.ends, prompt.slots))
-        return self(ids, ends, slots if pseudo is not None else None, pseudo)
+        if pseudo is None:
+            return self(ids, ends)
+        return self(ids, ends, slots, pseudo, None if owner is None else torch.from_numpy(owner).to(device))
 
 
 @runtime_checkable
@@ -95,6 +108,8 @@ class Backbone(Protocol):
     """w, the width of token embeddings."""
     vectors: int
     """t, vectors per image (1 for CLIP)."""
+    vision_width: int
+    """v, the width of the vision tower's patch tokens."""
     logit_scale: float
     """The frozen model's own exp(logit_scale)."""
     device: torch.device
@@ -108,6 +123,15 @@ class Backbone(Protocol):
         """Encode pixels, without gradient."""
         ...
 
-    def encode_text(self, prompt: Prompt, pseudo: Float[Tensor, "b n w"] | None = None) -> Float[Tensor, "b d"]:
-        """Encode prompts with the frozen tower, without gradient."""
+    def encode_patches(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p v"]:
+        """Encode pixels into the last block's tokens, class token first, before the final norm; without gradient."""
+        ...
+
+    def encode_text(
+        self,
+        prompt: Prompt,
+        pseudo: Float[Tensor, "o n w"] | None = None,
+        owner: Int[np.ndarray, " b"] | None = None,
+    ) -> Float[Tensor, "b d"]:
+        """Encode prompts with the frozen tower, without gradient; rows take pseudo-words as in `TextTower.forward`."""
         ...

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -53,6 +54,7 @@ class ClipBackbone:
             )
         self.word_width = self.text.word_width
         self.width = self._width()
+        self.vision_width = int(model.config.vision_config.hidden_size)
         self.logit_scale = float(model.logit_scale.detach().float().exp())
         self.fingerprint = weights.fingerprint(folder)
 
@@ -96,11 +98,22 @@ class ClipBackbone:
         return self._model.get_image_features(pixel_values=pixels).pooler_output.float()[:, None]
 
     @torch.no_grad()
-    def encode_text(self, prompt: Prompt, pseudo: Float[Tensor, "b n w"] | None = None) -> Float[Tensor, "b d"]:
+    def encode_patches(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p v"]:
+        """Encode pixels into the last block's tokens before the final norm: float32, on the backbone's device."""
+        pixels = pixels.to(self.device, self.dtype, non_blocking=True)
+        return self._model.vision_model(pixel_values=pixels).last_hidden_state.float()
+
+    @torch.no_grad()
+    def encode_text(
+        self,
+        prompt: Prompt,
+        pseudo: Float[Tensor, "o n w"] | None = None,
+        owner: Int[np.ndarray, " b"] | None = None,
+    ) -> Float[Tensor, "b d"]:
         """Encode prompts with the frozen tower, without gradient: raw float32 features on the backbone's device."""
         if not len(prompt):  # attention cannot reshape an empty batch
             return torch.zeros(0, self.width, device=self.device)
-        return self.text.encode(prompt, None if pseudo is None else pseudo.to(self.device)).float()
+        return self.text.encode(prompt, None if pseudo is None else pseudo.to(self.device), owner).float()
 
 
 def read_model(cls: Any, folder: Path, dtype: torch.dtype, attention: str) -> Any:

@@ -38,14 +38,15 @@ class PaddedTower(TextTower):
         ids: Int[Tensor, "b l"],
         ends: Int[Tensor, " b"],
         slots: Int[Tensor, "b s"] | None = None,
-        pseudo: Float[Tensor, "b n w"] | None = None,
+        pseudo: Float[Tensor, "o n w"] | None = None,
+        owner: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b d"]:
         """Embed, splice, encode causally, and project the state at end-of-text, as OpenAI's CLIP does."""
         model = self.text_model
         ids = ids[:, : int(ends.max()) + 1] if len(ends) else ids[:, :1]
         words = model.embeddings.token_embedding(ids)
         if slots is not None and pseudo is not None:
-            words = splice(words, slots, pseudo)
+            words = splice(words, slots, pseudo if owner is None else pseudo[owner])
         states = model.embeddings(inputs_embeds=words)
         # Under another argument name the encoder takes the mask silently and runs bidirectionally (transformers 5).
         states = model.encoder(inputs_embeds=states, attention_mask=causal_mask(ids.shape[1], states))[0]
@@ -71,7 +72,8 @@ class WholeTower(TextTower):
         ids: Int[Tensor, "b l"],
         ends: Int[Tensor, " b"],
         slots: Int[Tensor, "b s"] | None = None,
-        pseudo: Float[Tensor, "b n w"] | None = None,
+        pseudo: Float[Tensor, "o n w"] | None = None,
+        owner: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b d"]:
         """Embed, splice, encode without a mask, and put the last position through the head (arXiv:2303.15343)."""
         if ids.shape[1] != self.context:
@@ -79,7 +81,7 @@ class WholeTower(TextTower):
         model = self.text_model
         words = model.embeddings.token_embedding(ids)
         if slots is not None and pseudo is not None:
-            words = splice(words, slots, pseudo)
+            words = splice(words, slots, pseudo if owner is None else pseudo[owner])
         states = model.encoder(inputs_embeds=model.embeddings(inputs_embeds=words), attention_mask=None)[0]
         return model.head(model.final_layer_norm(states[:, -1]))
 

@@ -8,12 +8,14 @@ import torch
 
 from cir.backbones.base import Backbone
 from cir.errors import InputError, nearest
-from cir.methods.base import Batches, Method, NoOptions, PseudoWordMethod
+from cir.methods.base import Batches, Images, Method, NoOptions, NoStore, PseudoWordMethod, Store
 from cir.methods.baselines import ImageOnly, Product, Slerp, Sum, TextOnly
 from cir.methods.lincir import LinCIR
 from cir.methods.rtd import RTD
 
-__all__ = ["METHODS", "Batches", "Method", "NoOptions", "PseudoWordMethod", "build", "name_of"]
+__all__ = [
+    "METHODS", "Batches", "Images", "Method", "NoOptions", "NoStore", "PseudoWordMethod", "Store", "build", "name_of",
+]  # fmt: skip
 
 METHODS: dict[str, type[Method]] = {
     "image_only": ImageOnly,

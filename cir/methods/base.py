@@ -1,9 +1,10 @@
 """What every method offers: `compose` for search, `losses` for training, and three declarations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -21,7 +22,6 @@ class NoOptions:
 
 
 @runtime_checkable
-@runtime_checkable
 class Batches(Protocol):
     """A training source made ready for one method: any rows, in any grouping, any number of times."""
 
@@ -34,14 +34,70 @@ class Batches(Protocol):
         ...
 
 
+@runtime_checkable
+class Images(Protocol):
+    """Images to learn from, seen through the frozen backbone, by row; `cir.backbones.encoded` makes it of files."""
+
+    fingerprint: str
+
+    def __len__(self) -> int:
+        """Count the images."""
+        ...
+
+    def text(self, row: int) -> str:
+        """Return an image's caption, empty where the source has none."""
+        ...
+
+    def features(self, rows: Sequence[int]) -> Float[Tensor, "b d"]:
+        """Return raw image features, computed once and kept."""
+        ...
+
+    def augmented(self, rows: Sequence[int], random: StepRandom) -> Float[Tensor, "b d"]:
+        """Return raw features of randomly cropped pictures (Pic2Word's training augmentation), encoded now."""
+        ...
+
+    def patches(self, rows: Sequence[int]) -> Float[Tensor, "b p v"]:
+        """Return the last block's tokens before the final norm, class token first (`Backbone.encode_patches`)."""
+        ...
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Arrays computed once and kept: on disk and memory-mapped in a run, in memory in a test (`NoStore`)."""
+
+    def rows(
+        self, kind: str, identity: Sequence[str], count: int, compute: Callable[[int], Iterator[np.ndarray]]
+    ) -> np.ndarray:
+        """Return `count` rows; `compute(start)` yields blocks of them from row `start` on where they are not there.
+
+        `kind` names what the rows are; they may depend on nothing but `identity` and the backbone.
+        """
+        ...
+
+
+class NoStore:
+    """A store that keeps nothing: computes in memory every time."""
+
+    def rows(
+        self, kind: str, identity: Sequence[str], count: int, compute: Callable[[int], Iterator[np.ndarray]]
+    ) -> np.ndarray:
+        """Compute the rows."""
+        found = np.concatenate(list(compute(0)))
+        if len(found) != count:
+            raise ValueError(f"{kind}: {len(found)} rows computed, {count} expected")
+        return found
+
+
 class Method(nn.Module):
     """One way to turn a reference image and texts into a query vector.
 
     `needs` says which inputs of a query it reads (`image`, `text`), `trains` holds name patterns, matched in full,
     of the parameters training changes; `paper` cites. `Options` is the dataclass of its settings: the `method:`
     section of a config is checked against it. `learns_from` names the kind of training source (`captions`,
-    `triplets`), empty for a method that is not trained; `wraps` says that it takes another method as `base`.
-    `fusion` says how several vectors of one query make one score (`Embeddings.fusion`).
+    `triplets`, `images`, whose rows are `Images`), empty for a method that is not trained; `wraps` says that it takes
+    another method as `base`. `reads` says what `compose` gets of a reference: its joint features, or its patch tokens
+    "b p v". `fusion` says how several vectors of one query make one score (`Embeddings.fusion`). With `all_reduce` off
+    every process of a training run keeps its own gradients, and the first one's weights are saved.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"image", "text"})
@@ -49,8 +105,10 @@ class Method(nn.Module):
     paper: ClassVar[str] = ""
     learns_from: ClassVar[str] = ""
     wraps: ClassVar[bool] = False
+    reads: ClassVar[Literal["features", "patches"]] = "features"
     fusion: ClassVar[Literal["max", "product"]] = "max"
     Options: ClassVar[type] = NoOptions
+    all_reduce: bool = True
 
     def __init__(self, options: Any, backbone: Backbone, base: "Method | None" = None) -> None:
         super().__init__()
@@ -67,10 +125,11 @@ class Method(nn.Module):
         """Compose unit query vectors from raw reference features and the queries' texts."""
         raise NotImplementedError
 
-    def prepare(self, backbone: Backbone, source: Sequence[Any], *, seed: int, draws: int) -> Batches:
+    def prepare(self, backbone: Backbone, source: Any, *, seed: int, draws: int, store: Store) -> Batches:
         """Make a training source ready, once per run; `draws` rows will be asked for in all.
 
-        Nothing here may depend on the step: a resumed run prepares again and must see the same batches.
+        What is long to compute and the same in every run goes through `store`. Nothing here may depend on the step: a
+        resumed run prepares again and must see the same batches.
         """
         raise NotImplementedError(f"{type(self).__name__} is not trained")
 
@@ -109,5 +168,5 @@ class PseudoWordMethod(Method):
         """Render each query's prompts, splice, encode; several prompts per query (two caption orders) are averaged."""
         pseudo = self.words(reference.mean(dim=1))
         rendered = template.render(backbone.tokenizer, [join(q.texts) for q in queries], [q.concept for q in queries])
-        owner = torch.from_numpy(rendered.owner).to(pseudo.device)
-        return averaged(self.tower(backbone).encode(rendered.prompt, pseudo[owner]), owner, len(queries))
+        vectors = self.tower(backbone).encode(rendered.prompt, pseudo, rendered.owner)
+        return averaged(vectors, torch.from_numpy(rendered.owner), len(queries))

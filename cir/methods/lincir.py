@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cir.backbones.base import Backbone
 from cir.keywords import tagger
-from cir.methods.base import Batches, Method, PseudoWordMethod
+from cir.methods.base import Batches, Method, PseudoWordMethod, Store
 from cir.methods.masking import clean, fit, mask, masking
 from cir.methods.noise import check, perturb
 from cir.methods.projector import Phi
@@ -68,7 +68,7 @@ class LinCIR(PseudoWordMethod):
         """Project raw features to one pseudo-word each; `random` turns dropout on in training mode."""
         return self.phi(F.normalize(image, dim=-1) if self.options.l2_normalize else image, random).unsqueeze(1)
 
-    def prepare(self, backbone: Backbone, source: Sequence[str], *, seed: int, draws: int) -> Batches:
+    def prepare(self, backbone: Backbone, source: Sequence[str], *, seed: int, draws: int, store: Store) -> Batches:
         """Clean, tag, mask and tokenise captions, each once; their frozen features are cached where that pays."""
         return Captions(self.options, backbone, source, seed, draws)
 

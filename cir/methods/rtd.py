@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cir.backbones.base import Backbone, TextTower
 from cir.errors import InputError, nearest
-from cir.methods.base import Batches, Method, PseudoWordMethod
+from cir.methods.base import Batches, Method, PseudoWordMethod, Store
 from cir.methods.masking import clean
 from cir.methods.noise import check, perturb
 from cir.methods.texts import FrozenTexts, TokenRows, encode_by_length
@@ -114,7 +114,7 @@ class RTD(PseudoWordMethod):
         """Encode queries with the trained tower."""
         return self.text
 
-    def prepare(self, backbone: Backbone, source: Sequence[Triplet], *, seed: int, draws: int) -> Batches:
+    def prepare(self, backbone: Backbone, source: Sequence[Triplet], *, seed: int, draws: int, store: Store) -> Batches:
         """Lay out triplets, each once; frozen features of their captions are cached where that pays."""
         return Triplets(self.options, backbone, source, draws)
 

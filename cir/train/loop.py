@@ -17,7 +17,7 @@ from cir.backbones.base import BackboneLike
 from cir.config import TrainConfig
 from cir.errors import InputError, RunError, nearest
 from cir.methods import checkpoint
-from cir.methods.base import Method
+from cir.methods.base import Method, NoStore, Store
 from cir.optim import Average, Count, adamw, counts, rate, trainables
 from cir.train.checks import DTYPES, check, fingerprint, identity
 from cir.train.folder import Folder, Snapshot
@@ -56,19 +56,21 @@ def train(
     seed: int = 0,
     evaluate: Evaluate | None = None,
     resume: bool = True,
+    store: Store | None = None,
 ) -> TrainResult:
     """Train a method in place and leave a checkpoint in `out`, which a killed run of the same settings resumes.
 
     A resumed run ends with the bits of an uninterrupted one (on the same machine's CPU). Under torchrun the global
     batch is shared; the result is the single process's up to rounding. `resume=False` starts afresh, deleting what
-    an earlier run left. At the end the method holds the weights of the returned checkpoint.
+    an earlier run left. At the end the method holds the weights of the returned checkpoint. `store` keeps what
+    preparing the source computes; without one it is computed again in every run.
 
     Raises `InputError` for settings that cannot be met or a folder of another run, `RunError` for a loss or gradient
     that is not finite, `Stopped` after Ctrl-C or SIGTERM, once the state is saved.
     """
     check(method, source, config, evaluate is not None)
     processes = join(backbone.device)
-    loop = _Loop(method, backbone, source, config, Folder(Path(out)), seed, evaluate, processes)
+    loop = _Loop(method, backbone, source, config, Folder(Path(out)), seed, evaluate, processes, store or NoStore())
     loop.open(resume)
     return loop.run()
 
@@ -86,7 +88,9 @@ class _Loop:
         seed: int,
         evaluate: Evaluate | None,
         processes: Processes,
+        store: Store,
     ) -> None:
+        self.store = store
         self.method, self.backbone, self.source, self.config = method, backbone, source, config
         self.folder, self.seed, self.evaluate, self.processes = folder, seed, evaluate, processes
         self.share = Share(config.batch, config.accumulate, processes.rank, processes.size)
@@ -97,7 +101,12 @@ class _Loop:
         self.identity = identity(method, backbone, self.source_id, config, seed)
         first, second = config.betas
         self.optimizer = adamw(
-            self.named, lr=config.lr, weight_decay=config.weight_decay, betas=(first, second), eps=config.eps
+            self.named,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            betas=(first, second),
+            eps=config.eps,
+            undecayed=config.undecayed,
         )
         self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=config.precision == "float16")
         self.average = Average(self.named, config.ema) if config.ema else None
@@ -127,7 +136,8 @@ class _Loop:
     def _steps(self) -> None:
         first = self.processes.first
         draws = self.config.steps * self.config.batch
-        batches = self.method.prepare(self.backbone, self.source, seed=self.seed, draws=draws)  # type: ignore[arg-type]
+        backbone: Any = self.backbone
+        batches = self.method.prepare(backbone, self.source, seed=self.seed, draws=draws, store=self.store)
         feed = Feed(batches, self.share, self.seed, self.config.workers, self.backbone.device)
         with ExitStack() as stack:
             asked = stack.enter_context(noted_signals())
@@ -183,7 +193,8 @@ class _Loop:
         values = report.tolist()
         if not all(map(math.isfinite, values)):
             raise self._broken("loss", dict(zip(total, values, strict=False)))
-        self.processes.average_gradients(self.parameters)
+        if self.method.all_reduce:
+            self.processes.average_gradients(self.parameters)
         return dict(zip(total, values, strict=False)), values[-1] > 0
 
     def _update(self) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cir.backbones.tiny import TinyClip
-from cir.methods.base import Method
+from cir.methods.base import Method, Store
 from cir.objectives import clip_ce
 from cir.randomness import StepRandom, seed_of
 from cir.world.grammar import ALL, caption
@@ -147,7 +147,7 @@ class Pretraining(Method):
             else (r"heads\..*", vision.replace("|visual_projection", ""))
         )
 
-    def prepare(self, backbone: Any, source: Any, *, seed: int, draws: int) -> "SceneBatches":
+    def prepare(self, backbone: Any, source: Any, *, seed: int, draws: int, store: Store) -> "SceneBatches":
         """Index a pool of pictures; in stage 1 a row is a pair of neighbours."""
         return SceneBatches(self.options, source, seed)
 

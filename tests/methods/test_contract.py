@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cir.errors import InputError
-from cir.methods import METHODS, build, checkpoint, name_of
+from cir.methods import METHODS, NoStore, build, checkpoint, name_of
 from cir.optim import adamw, trainables
 from cir.prompts import JOINERS, Template
 from cir.randomness import StepRandom
@@ -98,7 +98,7 @@ def test_one_step_moves_all_that_is_trained_and_nothing_else(name, tiny_backbone
     named = trainables(method, method.trains)
     before = {n: p.detach().clone() for n, p in method.named_parameters()}
     frozen = {n: p.detach().clone() for n, p in tiny_backbone.text.named_parameters()}
-    batches = method.prepare(tiny_backbone, SOURCES[method.learns_from], seed=0, draws=100)
+    batches = method.prepare(tiny_backbone, SOURCES[method.learns_from], seed=0, draws=100, store=NoStore())
     method.train()
     losses = method.losses(tiny_backbone, batches.batch([0, 1, 2, 3], StepRandom(0, 0, 0, 4, 4)))
     assert all(term.ndim == 0 and torch.isfinite(term) for term in losses.values())

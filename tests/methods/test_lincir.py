@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from cir.errors import InputError
-from cir.methods import build
+from cir.methods import NoStore, build
 from cir.methods.masking import FALLBACK, Masked, by_substring, by_word, clean, fit, mask
 from cir.methods.noise import perturb
 from cir.methods.projector import Phi
@@ -176,7 +176,7 @@ def test_encoding_by_length_equals_one_piece_with_its_gradient(tiny_backbone):
 
 def test_the_loss_equals_the_step_written_out(tiny_backbone):
     method = build("lincir", {"dropout": 0.0, "noise_scale": 0.3}, tiny_backbone).train()
-    batches = method.prepare(tiny_backbone, CAPTIONS, seed=0, draws=1000)
+    batches = method.prepare(tiny_backbone, CAPTIONS, seed=0, draws=1000, store=NoStore())
     random = draw(2, seed=5)
     loss = method.losses(tiny_backbone, batches.batch([0, 1], random))["mse"]
     total = 0.0
@@ -204,7 +204,7 @@ def test_l2_normalize_reaches_training_and_inference(tiny_backbone):
 
 def test_batches_are_a_function_of_rows(tiny_backbone):
     method = build("lincir", {"masking": "whole_word"}, tiny_backbone)
-    one, two = (method.prepare(tiny_backbone, CAPTIONS, seed=0, draws=9) for _ in range(2))
+    one, two = (method.prepare(tiny_backbone, CAPTIONS, seed=0, draws=9, store=NoStore()) for _ in range(2))
     two.batch([4, 3, 2], draw(3))  # another order of first use
     a, b = one.batch([2, 3], draw(2)), two.batch([2, 3], draw(2))
     assert (a.masked.ids == b.masked.ids).all() and torch.equal(a.target, b.target)
@@ -217,4 +217,4 @@ def test_batches_are_a_function_of_rows(tiny_backbone):
 )
 def test_unknown_choices_are_named(tiny_backbone, options, match):
     with pytest.raises(InputError, match=match):
-        build("lincir", options, tiny_backbone).prepare(tiny_backbone, CAPTIONS, seed=0, draws=1)
+        build("lincir", options, tiny_backbone).prepare(tiny_backbone, CAPTIONS, seed=0, draws=1, store=NoStore())

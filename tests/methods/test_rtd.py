@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cir.errors import InputError
-from cir.methods import build
+from cir.methods import NoStore, build
 from cir.objectives import nt_xent
 from cir.optim import trainables
 from cir.prompts import tokenize
@@ -35,7 +35,9 @@ def make(backbone, **options):
 
 
 def batch(method, backbone, rows=(0, 1, 2, 3), draws=1000, random=None):
-    return method.prepare(backbone, ROWS, seed=0, draws=draws).batch(list(rows), random or draw(len(rows)))
+    return method.prepare(backbone, ROWS, seed=0, draws=draws, store=NoStore()).batch(
+        list(rows), random or draw(len(rows))
+    )
 
 
 def perturbed(method):
