@@ -33,7 +33,8 @@ class BackboneConfig:
     preprocess: str = "clip"
     """Name of the preprocessing: `clip` or `targetpad` (ratio 1.25)."""
     attention: str = "sdpa"
-    text_tower: str = "padded"
+    text_tower: str = "auto"
+    """How the text tower runs: `auto` (`packed` for CLIP, `whole` for SigLIP), `packed_flex`, or plainly `padded`."""
     cache: str = ".cache/features"
     """Folder of the feature cache."""
 
@@ -68,7 +69,16 @@ class TrainConfig:
     """The training loop's settings; `steps: 0` says that the method is not trained."""
 
     source: str = ""
-    """A file of captions or text triplets."""
+    """What the method learns from: captions, text triplets or images, as a file, a folder, shards or `hf:NAME`
+    (docs/training-data.md)."""
+    column: str = ""
+    """Name of the captions' column or key, or its number (from 1) in a table without header; empty: found by name."""
+    images: str = ""
+    """Folder that the image paths of a table are relative to; empty: the table's own."""
+    limit: int = 0
+    """Learn from the first rows of the source only, 0 for all."""
+    allow_bad: float = 0.0
+    """Share of the source that may be unusable (corrupt, missing, no text); above it the run stops."""
     steps: int = 0
     batch: int = 128
     accumulate: int = 1
@@ -127,6 +137,8 @@ LEAST: dict[str, float] = {
     "train.accumulate": 1,
     "train.lr": 0,
     "train.warmup": 0,
+    "train.limit": 0,
+    "train.allow_bad": 0,
     "train.workers": 0,
     "train.log_every": 1,
     "train.save_every": 1,
@@ -139,6 +151,7 @@ NOT_NUMBERS = (
     "backbone.cache",
     "data.root",
     "data.roots",
+    "train.images",
     "train.log_every",
     "train.save_every",
     "train.workers",

@@ -93,6 +93,12 @@ def tagger(name: str) -> Tagger:
     return TAGGERS[name]()
 
 
+def version(used: Tagger) -> str:
+    """Name the model a tagger reads beside this file, whose change would change the key words; empty for none."""
+    model = getattr(used, "model", None)
+    return "" if model is None else f"spacy {model.meta['name']} {model.meta['version']} {model.meta['spacy_version']}"
+
+
 def _runs(words: Iterable[tuple[str, bool]]) -> list[str]:
     """Join neighbouring words that are marked."""
     runs: list[list[str]] = [[]]

@@ -20,7 +20,7 @@ def load(
     device: str = "auto",
     dtype: str = "float32",
     preprocess: str = "clip",
-    text_tower: str = "padded",
+    text_tower: str = "auto",
     attention: str = "sdpa",
 ) -> Backbone:
     """Load frozen encoders in the Hugging Face format, from a local folder or the hub.
@@ -28,9 +28,9 @@ def load(
     `name` is a folder with `config.json`, or a hub id (`HF_HUB_OFFLINE` is respected). `device` is `auto` (CUDA
     where there is one), `cpu`, `cuda`, `cuda:1`; `dtype` what the towers compute in: `float32`, `bfloat16`, `float16`
     (CUDA only); outputs are float32 whatever it is. `preprocess` is `clip` (as the weights ask for), `targetpad` or
-    `squarepad` (`cir.backbones.preprocess`), `text_tower` a name in `cir.backbones.text.TEXT_TOWERS`, `attention`
-    `sdpa` or `eager` (the faster one for training on a CPU). Raises InputError, in one line, for names, files or
-    values that do not exist.
+    `squarepad` (`cir.backbones.preprocess`), `text_tower` a name in `cir.backbones.text.TEXT_TOWERS` or `auto`
+    (`packed` for CLIP, `whole` for SigLIP), `attention` `sdpa` or `eager`, how Hugging Face's modules attend (packed
+    towers do it themselves). Raises InputError, in one line, for names, files or values that do not exist.
     """
     from cir.backbones import weights
 

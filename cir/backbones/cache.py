@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,8 +27,21 @@ __all__ = ["CacheKey", "Counters", "FeatureCache", "encode_gallery"]
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on a damaged picture."""
 
+
+@runtime_checkable
+class Opener(Protocol):
+    """A picture that is no file of its own: called, it opens; as text, it is its name."""
+
+    def __call__(self) -> Image.Image:
+        """Open the picture; raises what Pillow raises."""
+        ...
+
+
 Stamp = Literal["stat", "hash"]
 """How a changed picture is noticed: by size and modification time, or by its content (reads every file)."""
+
+Kind = Literal["image", "patches"]
+"""What is kept of a picture: its joint features, or the vision tower's tokens (`Backbone.encode_patches`)."""
 
 
 def encode_gallery(
@@ -41,42 +54,47 @@ def encode_gallery(
     workers: int | None = None,
     progress: bool = True,
     stamp: Stamp = "stat",
+    kind: Kind = "image",
 ) -> Float[np.ndarray, "n t d"]:
     """Give the raw features of pictures, row i for `ids[i]` at `paths[i]`: a read-only memory map from the cache.
 
+    With `kind="patches"` a row holds the picture's tokens, "n p v": two to three orders of magnitude more.
     Pictures are decoded by threads a bounded number ahead of the tower; the result does not depend on the batch
     size beyond float rounding. The array is float32, or float16 where the cache stores that: widen it before
-    multiplying. With `cache=None` everything is computed in memory. Raises InputError that names the
-    first ten missing or unreadable pictures and says how many there are.
+    multiplying. With `cache=None` everything is computed in memory, patches as float16. Raises InputError that names
+    the first ten missing or unreadable pictures and says how many there are.
     """
     if len(ids) != len(paths):
         raise InputError(f"gallery: {len(ids):,} ids but {len(paths):,} paths")
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size}: expected 1 or more")
     if not ids:
-        return np.zeros((0, backbone.vectors, backbone.width), dtype=np.float32)
+        shape = (0, backbone.vectors, backbone.width) if kind == "image" else (0, 0, backbone.vision_width)
+        return np.zeros(shape, dtype=np.float32)
     workers = workers or min(8, os.cpu_count() or 1)
     stamps = _stamps(paths, stamp, workers)
     counters = Counters() if cache is None else cache.counters
 
     def compute(start: int) -> Generator[Float32[np.ndarray, "b t d"], None, None]:
-        return _encode(backbone, paths, start, batch_size, workers, progress, counters)
+        return _encode(backbone, paths, start, batch_size, workers, progress, counters, kind)
 
     if cache is None:
-        return np.concatenate(list(compute(0)))
+        kept = np.float32 if kind == "image" else np.float16
+        return np.concatenate([block.astype(kept, copy=False) for block in compute(0)])
     dtype = str(backbone.dtype).removeprefix("torch.")
-    key = CacheKey(backbone.fingerprint, backbone.preprocess_id, dtype, "image", tuple(ids), stamps)
+    key = CacheKey(backbone.fingerprint, backbone.preprocess_id, dtype, kind, tuple(ids), stamps)
     return cache.get(key, compute)
 
 
 def _encode(
     backbone: Backbone,
-    paths: Sequence[Path],
+    paths: Sequence[Path] | Sequence[Opener],
     start: int,
     batch_size: int,
     workers: int,
     progress: bool,
     counters: Counters,
+    kind: Kind = "image",
 ) -> Generator[Float32[np.ndarray, "b t d"], None, None]:
     """Yield the features of the pictures from `start` on, batch by batch.
 
@@ -84,6 +102,7 @@ def _encode(
     """
     failed: list[str] = []
     batch: list[Tensor] = []
+    encode = backbone.encode_images if kind == "image" else backbone.encode_patches
     with (
         bar(len(paths), "encoding images", progress) as shown,
         closing(_decode_ahead(backbone, paths[start:], workers, ahead=2 * batch_size)) as decoded,
@@ -99,7 +118,7 @@ def _encode(
                 continue
             batch.append(pixels)
             if len(batch) == batch_size or index == len(paths):
-                yield backbone.encode_images(torch.stack(batch)).cpu().numpy()
+                yield encode(torch.stack(batch)).cpu().numpy()
                 counters.encoded += len(batch)
                 shown.advance(len(batch))
                 batch.clear()
@@ -108,7 +127,7 @@ def _encode(
 
 
 def _decode_ahead(
-    backbone: Backbone, paths: Sequence[Path], workers: int, ahead: int
+    backbone: Backbone, paths: Sequence[Path] | Sequence[Opener], workers: int, ahead: int
 ) -> Generator[Tensor | str, None, None]:
     """Decode in threads (Pillow releases the interpreter's lock), at most `ahead` pictures in front of the reader."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -124,10 +143,10 @@ def _decode_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(backbone: Backbone, path: Path) -> Tensor | str:
+def _decode(backbone: Backbone, path: Path | Opener) -> Tensor | str:
     """Turn a file into pixels, or say why not."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path) if isinstance(path, Path) else path() as image:
             return backbone.preprocess(image)
     except UNREADABLE as error:
         return f"{path} ({error or type(error).__name__})"

@@ -26,6 +26,8 @@ class ClipBackbone:
 
     fixed_length = False
     vectors = 1
+    class_token = True
+    """Whether the first of `encode_patches`' tokens is a class token; Context-I2W reads it."""
 
     def __init__(
         self,
@@ -66,9 +68,10 @@ class ClipBackbone:
 
     def _tower(self, text_tower: str) -> TextTower:
         """Build the named text tower around the loaded weights."""
-        if text_tower not in TEXT_TOWERS:
-            raise InputError(f"text_tower {text_tower!r}: {nearest(text_tower, TEXT_TOWERS)}")
-        return TEXT_TOWERS[text_tower](self._model.text_model, self._model.text_projection)
+        name = "packed" if text_tower == "auto" else text_tower
+        if name not in TEXT_TOWERS:
+            raise InputError(f"text_tower {text_tower!r}: {nearest(text_tower, ['auto', *TEXT_TOWERS])}")
+        return TEXT_TOWERS[name](self._model.text_model, self._model.text_projection)
 
     def _width(self) -> int:
         """Read the joint embedding width."""

@@ -12,30 +12,39 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from cir.errors import InputError, RunError
 
 logger = logging.getLogger(__name__)
+
+KEPT = frozenset(np.dtype(kind).str for kind in (bool, "u1", "u2", "i1", "i2", "i4", "i8", "f2", "f4", "f8"))
+"""Types of rows an entry may hold."""
 
 _verified: set[tuple[str, int, int, int]] = set()
 """Files whose hash this process has checked: path, inode, size, mtime."""
 
 
 class Partial:
-    """An entry under construction: the .npy file growing row by row, a running hash, a journal of what is safe."""
+    """An entry under construction: the .npy file growing row by row, a running hash, a journal of what is safe.
 
-    def __init__(self, path: Path, key: dict[str, Any], ids: Sequence[str], dtype: type[np.floating]) -> None:
+    `name` names a row in a message; without a `dtype` rows are stored in the type of the first block.
+    """
+
+    def __init__(
+        self, path: Path, key: dict[str, Any], count: int, name: Callable[[int], str], dtype: type[np.generic] | None
+    ) -> None:
         self.path = path
         self.key = key
-        self.ids = ids
-        self.dtype = np.dtype(dtype)
+        self.count = count
+        self.name = name
+        self.dtype = None if dtype is None else np.dtype(dtype)
         self.data = path.with_suffix(".part")
         self.journal = path.with_suffix(".part.json")
         self.rows = 0
@@ -49,29 +58,37 @@ class Partial:
     def _resume(self) -> None:
         """Take over what the journal vouches for, and cut the file there."""
         journal = _read_json(self.journal)
-        if journal and journal.get("key") == self.key and journal.get("dtype") == self.dtype.str:
+        if journal and journal.get("key") == self.key and self._takes(str(journal.get("dtype"))):
             hashed, size = _hash(self.file, int(journal["bytes"]))
             if size == journal["bytes"] and hashed.hexdigest() == journal["sha256"]:
                 self.rows, self.shape = int(journal["done"]), tuple(journal["shape"])
-                self.digest, self.bytes = hashed, size
-                logger.info("%s: going on from row %d of %d", self.path, self.rows, len(self.ids))
+                self.dtype, self.digest, self.bytes = np.dtype(journal["dtype"]), hashed, size
+                logger.info("%s: going on from row %d of %d", self.path, self.rows, self.count)
             else:
                 logger.warning("%s: the interrupted computation is damaged; starting again", self.data)
         self.file.truncate(self.bytes)
         self.file.seek(self.bytes)
 
-    def append(self, block: Float[np.ndarray, "b t d"]) -> None:
+    def _takes(self, dtype: str) -> bool:
+        """Tell whether rows of a journal's type can be gone on with."""
+        return dtype == self.dtype.str if self.dtype is not None else dtype in KEPT
+
+    def append(self, block: Shaped[np.ndarray, "b ..."]) -> None:
         """Write rows, after the header if they are the first."""
+        if self.dtype is None:
+            self.dtype = block.dtype
+            if self.dtype.str not in KEPT:
+                raise RunError(f"{self.path.name}: rows of {self.dtype} cannot be kept; expected plain numbers")
         with np.errstate(over="ignore"):  # what float16 cannot hold is named below
             stored = np.ascontiguousarray(block, dtype=self.dtype)
         if not self.shape:
-            self.shape = (len(self.ids), *block.shape[1:])
+            self.shape = (self.count, *block.shape[1:])
             self._write(_header(self.dtype, self.shape))
         if stored.shape[1:] != self.shape[1:] or self.rows + len(stored) > self.shape[0]:
             raise RunError(f"{self.path.name}: a block of {stored.shape} at row {self.rows} of {self.shape}")
-        finite = np.isfinite(stored).all(axis=(1, 2))
+        finite = np.isfinite(stored).reshape(len(stored), -1).all(axis=1)
         if not finite.all():
-            bad = self.ids[self.rows + int(np.argmin(finite))]
+            bad = self.name(self.rows + int(np.argmin(finite)))
             raise RunError(
                 f"the {self.key['kind']} features of {bad!r} are not finite as {self.dtype}; try dtype=float32"
             )
@@ -87,18 +104,22 @@ class Partial:
 
     def checkpoint(self) -> None:
         """Make what is there safe from a kill."""
-        state = {"key": self.key, "dtype": self.dtype.str, "done": self.rows, "shape": self.shape}
+        state = {"key": self.key, **self._layout(), "done": self.rows}
         with _disk(self.path):
             self.file.flush()
             os.fsync(self.file.fileno())
             _write_json(self.journal, {**state, "bytes": self.bytes, "sha256": self.digest.hexdigest()})
 
+    def _layout(self) -> dict[str, Any]:
+        """Describe type and shape."""
+        return {"dtype": "" if self.dtype is None else self.dtype.str, "shape": self.shape}
+
     def finish(self) -> None:
         """Turn the part into the entry: its description first, so that data never lie there without one."""
         if not self.shape or self.rows != self.shape[0]:
-            raise RunError(f"{self.path.name}: {self.rows} rows computed, {len(self.ids)} expected")
+            raise RunError(f"{self.path.name}: {self.rows} rows computed, {self.count} expected")
         self.checkpoint()
-        described = {"key": self.key, "dtype": self.dtype.str, "shape": self.shape}
+        described = {"key": self.key, **self._layout()}
         with _disk(self.path):
             side = self.path.with_suffix(".json")
             _write_json(side, {**described, "bytes": self.bytes, "sha256": self.digest.hexdigest()})

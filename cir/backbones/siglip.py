@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from cir.backbones.base import TextTower
 from cir.backbones.clip import ClipBackbone, read_model
@@ -20,6 +22,7 @@ class SiglipBackbone(ClipBackbone):
     """
 
     fixed_length = True
+    class_token = False
 
     def _load(self, folder: Path, dtype: torch.dtype, attention: str) -> Any:
         """Load the whole dual encoder."""
@@ -29,9 +32,16 @@ class SiglipBackbone(ClipBackbone):
 
     def _tower(self, text_tower: str) -> TextTower:
         """Build the only tower a bidirectional text model can have."""
-        if text_tower != "padded":
-            raise InputError(f"text_tower {text_tower!r}: SigLIP's text model is not causal; use text_tower=padded")
+        if text_tower not in ("auto", "whole", "padded"):  # its rows are padded: to the full context
+            raise InputError(f"text_tower {text_tower!r}: SigLIP's text model is not causal; use text_tower=auto")
         return WholeTower(self._model.text_model)
+
+    @torch.no_grad()
+    def encode_patches(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p v"]:
+        """Encode pixels into the last block's tokens before the final norm, all of them patches: no class token."""
+        pixels = pixels.to(self.device, self.dtype, non_blocking=True)
+        vision = self._model.vision_model
+        return vision.encoder(inputs_embeds=vision.embeddings(pixels)).last_hidden_state.float()
 
     def _width(self) -> int:
         """Read the joint embedding width."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from cir.backbones.entries import Partial, locked, open_entry
 from cir.errors import InputError, nearest
@@ -20,9 +21,13 @@ from cir.errors import InputError, nearest
 logger = logging.getLogger(__name__)
 
 STORAGE = {"float32": np.float32, "float16": np.float16}
+AS_COMPUTED = "as computed"
 
-Compute = Callable[[int], Generator[Float[np.ndarray, "b t d"], None, None]]
+Compute = Callable[[int], Generator[Shaped[np.ndarray, "b ..."], None, None]]
 """Yields blocks of rows from the given row on; closed early when something fails."""
+
+SECONDS = 20.0
+"""Between two points from which an interrupted computation can go on, where rows come slowly."""
 
 LAYOUT = 1
 """Part of every digest: raise it when the meaning of an entry changes."""
@@ -30,14 +35,19 @@ LAYOUT = 1
 
 @dataclass(frozen=True)
 class CacheKey:
-    """All that the rows depend on: one row per id, `stamps` change with the content behind the ids."""
+    """All that the rows depend on: one row per id, `stamps` change with the content behind the ids.
+
+    A million rows need no million ids: with `count` rows are numbered, and `identity` is all that they depend on.
+    """
 
     weights: str
     preprocess: str
     dtype: str
     kind: str
-    ids: tuple[str, ...]
+    ids: tuple[str, ...] = ()
     stamps: tuple[str, ...] = ()
+    count: int | None = None
+    identity: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (self.weights, self.kind):
@@ -45,18 +55,29 @@ class CacheKey:
                 raise InputError(f"cache key: {name!r} cannot be part of a file name; expected letters, digits, . - _")
         if self.stamps and len(self.stamps) != len(self.ids):
             raise InputError(f"cache key: {len(self.ids)} ids but {len(self.stamps)} stamps")
+        if self.ids and self.count is not None:
+            raise InputError(f"cache key: {len(self.ids)} ids and a count of {self.count}; expected one of the two")
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.ids) if self.count is None else self.count
+
+    def name(self, row: int) -> str:
+        """Name a row in a message."""
+        return self.ids[row] if self.count is None else f"row {row}"
 
     @cached_property
     def described(self) -> dict[str, Any]:
         """Describe the key for the file beside the data; the rows themselves by their number and a digest."""
-        rows = hashlib.sha256(json.dumps([self.ids, self.stamps]).encode()).hexdigest()
+        listed = [self.ids, self.stamps] if self.count is None else [self.identity]
+        rows = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
         return {
             "layout": LAYOUT,
             "weights": self.weights,
             "preprocess": self.preprocess,
             "dtype": self.dtype,
             "kind": self.kind,
-            "count": len(self.ids),
+            "count": len(self),
             "rows": rows,
         }
 
@@ -100,32 +121,40 @@ class FeatureCache:
         `compute(start)` yields blocks of rows from row `start` on. A damaged entry is named in a warning. Raises
         RunError where rows are not finite, where their number is wrong, or where the disk does not take them.
         """
-        path = key.path(self.root, self.storage)
+        return self._serve(key, compute, self.storage)
+
+    def keep(self, key: CacheKey, compute: Compute) -> Shaped[np.ndarray, "n ..."]:
+        """Do what `get` does for rows of any shape and type (token ids, say), stored as they were computed."""
+        return self._serve(key, compute, AS_COMPUTED)
+
+    def _serve(self, key: CacheKey, compute: Compute, storage: str) -> np.ndarray:
+        """Open an entry, or compute it under its lock."""
+        path = key.path(self.root, storage)
         found = open_entry(path, key.described)
         if found is None:
             with locked(path):
                 found = open_entry(path, key.described, warn=True)  # another process may have made it meanwhile
                 if found is None:
-                    self._build(path, key, compute)
+                    self._build(path, key, compute, STORAGE.get(storage))
                     return np.load(path, mmap_mode="r", allow_pickle=False)
         self.counters.hits += 1
-        logger.info("%s features of %d items: from the cache, %s", key.kind, len(key.ids), path)
+        logger.info("%s of %d items: from the cache, %s", key.kind, len(key), path)
         return found
 
-    def _build(self, path: Path, key: CacheKey, compute: Compute) -> None:
+    def _build(self, path: Path, key: CacheKey, compute: Compute, dtype: type[np.generic] | None) -> None:
         """Compute an entry, or the rest of one."""
         for stale in (path, path.with_suffix(".json")):
             stale.unlink(missing_ok=True)
-        partial = Partial(path, key.described, key.ids, STORAGE[self.storage])
+        partial = Partial(path, key.described, len(key), key.name, dtype)
         try:
             self.counters.resumed_rows += partial.rows
-            last = partial.rows
+            last, saved = partial.rows, time.monotonic()
             with closing(compute(partial.rows)) as blocks:
                 for block in blocks:
                     partial.append(block)
-                    if partial.rows - last >= self.chunk:
+                    if partial.rows - last >= self.chunk or time.monotonic() - saved >= SECONDS:
                         partial.checkpoint()
-                        last = partial.rows
+                        last, saved = partial.rows, time.monotonic()
             partial.finish()
         finally:
             partial.close()

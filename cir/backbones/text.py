@@ -5,13 +5,20 @@ causal CLIP text model.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cir.backbones.base import TextTower, splice
+from cir.backbones.packed import PackedTower
+from cir.schema import Prompt
+
+GROUP, GROUPS = 16, 4
+"""A padded batch is encoded in at most `GROUPS` pieces of at least `GROUP` rows."""
 
 
 def causal_mask(length: int, like: Tensor) -> Float[Tensor, "1 1 l l"]:
@@ -23,7 +30,8 @@ def causal_mask(length: int, like: Tensor) -> Float[Tensor, "1 1 l l"]:
 class PaddedTower(TextTower):
     """CLIP's causal text tower on padded rows, cut to the longest prompt of the batch.
 
-    The cut is exact: positions behind end-of-text cannot reach it. Parameter names are those of Hugging Face's
+    The cut is exact: positions behind end-of-text cannot reach it. `encode` takes rows of similar length together, so
+    that short rows are not padded to the longest of all. Parameter names are those of Hugging Face's
     `CLIPTextModelWithProjection`.
     """
 
@@ -53,6 +61,21 @@ class PaddedTower(TextTower):
         # Pooled where the prompt ends, not where the config's eos_token_id says: old configs carry a wrong one.
         last = states[torch.arange(len(states), device=states.device), ends]
         return self.text_projection(model.final_layer_norm(last))
+
+    def encode(
+        self,
+        prompt: Prompt,
+        pseudo: Float[Tensor, "o n w"] | None = None,
+        owner: Int[np.ndarray, " b"] | None = None,
+    ) -> Float[Tensor, "b d"]:
+        """Encode a rendered prompt on the tower's device, rows of similar length together."""
+        order = np.argsort(prompt.ends, kind="stable")
+        groups = np.array_split(order, min(GROUPS, max(1, len(order) // GROUP)))
+        if len({int(prompt.ends[group[-1]]) for group in groups if len(group)}) <= 1:
+            return super().encode(prompt, pseudo, owner)
+        owner = np.arange(len(prompt)) if owner is None else owner
+        vectors = torch.cat([super(PaddedTower, self).encode(prompt[g], pseudo, owner[g]) for g in groups])
+        return vectors[torch.from_numpy(np.argsort(order, kind="stable")).to(vectors.device)]
 
 
 class WholeTower(TextTower):
@@ -86,5 +109,9 @@ class WholeTower(TextTower):
         return model.head(model.final_layer_norm(states[:, -1]))
 
 
-TEXT_TOWERS: dict[str, Callable[[Any, nn.Linear], TextTower]] = {"padded": PaddedTower}
-"""Ways to run a causal CLIP text model, by the name `load(text_tower=...)` takes."""
+TEXT_TOWERS: dict[str, Callable[[Any, nn.Linear], TextTower]] = {
+    "packed": PackedTower,
+    "packed_flex": partial(PackedTower, attention="flex"),
+    "padded": PaddedTower,
+}
+"""Ways to run a causal CLIP text model, by the name `load(text_tower=...)` takes; `auto` is the first."""

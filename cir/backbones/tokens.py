@@ -1,6 +1,9 @@
 """The tokenizer of a checkpoint, as prompts need it: pieces to ids, and the special ids around them."""
 
+import hashlib
+import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,14 @@ class PieceTokenizer:
         if end is None:
             raise InputError("tokenizer: it has no end-of-text token; expected the checkpoint's own tokenizer")
         return tuple(full[: places[0]]), int(end)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits over all that decides how a text becomes a row of ids."""
+        fast = self._fast
+        rules = json.dumps(sorted(self._tokenizer.get_vocab().items())) if fast is None else fast.to_str()
+        kind = [type(self._tokenizer).__name__, self._lower, self.start, self.end, self.pad, self.slot, self.context]
+        return hashlib.sha256(json.dumps([rules, kind, self.fixed_length]).encode()).hexdigest()[:16]
 
     def pieces(self, text: str) -> list[int]:
         """Turn text into ids, without special ids, without truncation."""

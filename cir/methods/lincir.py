@@ -8,13 +8,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from cir import keywords
 from cir.backbones.base import Backbone
-from cir.keywords import tagger
+from cir.methods import masking
 from cir.methods.base import Batches, Method, PseudoWordMethod, Store
-from cir.methods.masking import clean, fit, mask, masking
+from cir.methods.masking import Masked, clean, fit, mask
 from cir.methods.noise import check, perturb
 from cir.methods.projector import Phi
-from cir.methods.texts import FrozenTexts, TokenRows, encode_by_length
+from cir.methods.texts import FrozenTexts, TokenRows, fingerprint, rules
 from cir.objectives import mse
 from cir.randomness import StepRandom
 from cir.schema import Prompt
@@ -26,7 +27,7 @@ class LinCIROptions:
 
     dropout: float = 0.5
     noise: str = "uniform_gaussian"
-    """Distribution added to the caption's feature: none, gaussian, uniform, uniform_gaussian."""
+    """Distribution added to the caption's feature, one of `cir.methods.noise.NOISES`."""
     noise_scale: float = 1.0
     l2_normalize: bool = False
     """Normalise the projector's input, in training (after the noise) and at test time."""
@@ -34,6 +35,8 @@ class LinCIROptions:
     """`substring`, as released, or `whole_word`."""
     tagger: str = "builtin"
     """Finds key words: `builtin` (no download) or `spacy` (en_core_web_sm, as released)."""
+    hidden: int = 0
+    """Width of the projector's hidden layers; 0 is four times the features', as in every published checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -61,38 +64,44 @@ class LinCIR(PseudoWordMethod):
     def __init__(self, options: LinCIROptions, backbone: Backbone, base: Method | None = None) -> None:
         super().__init__(options, backbone)
         check(options.noise)
-        masking(options.masking)
-        self.phi = Phi(backbone.width, backbone.word_width, options.dropout)
+        masking.masking(options.masking)
+        self.phi = Phi(backbone.width, backbone.word_width, options.dropout, options.hidden)
 
     def words(self, image: Float[Tensor, "b d"], random: StepRandom | None = None) -> Float[Tensor, "b 1 w"]:
         """Project raw features to one pseudo-word each; `random` turns dropout on in training mode."""
         return self.phi(F.normalize(image, dim=-1) if self.options.l2_normalize else image, random).unsqueeze(1)
 
     def prepare(self, backbone: Backbone, source: Sequence[str], *, seed: int, draws: int, store: Store) -> Batches:
-        """Clean, tag, mask and tokenise captions, each once; their frozen features are cached where that pays."""
-        return Captions(self.options, backbone, source, seed, draws)
+        """Clean, tag, mask and tokenise captions, each once; their frozen features are kept where that pays."""
+        return Captions(self.options, backbone, source, seed, draws, store)
 
     def losses(self, backbone: Backbone, batch: CaptionBatch) -> dict[str, Tensor]:
         """Self-masking projection (section 3.2): mse between E(masked caption; s) and the caption's raw feature."""
         noisy = perturb(batch.target, self.options.noise, self.options.noise_scale, batch.random)
-        encoded = encode_by_length(backbone.text, batch.masked, self.words(noisy, batch.random))
+        encoded = backbone.text.encode(batch.masked, self.words(noisy, batch.random))
         return {"mse": mse(encoded, batch.target)}
 
 
 class Captions:
-    """Captions prepared for self-masking projection."""
+    """Captions prepared for self-masking projection.
+
+    Where a run draws more rows than there are captions, all are cleaned, tagged, masked and tokenised ahead, through
+    the store; otherwise each when it is first asked for.
+    """
 
     def __init__(
-        self, options: LinCIROptions, backbone: Backbone, source: Sequence[str], seed: int, draws: int
+        self, options: LinCIROptions, backbone: Backbone, source: Sequence[str], seed: int, draws: int, store: Store
     ) -> None:
         self.source = source
         self.backbone = backbone
-        self.tagger = tagger(options.tagger)
-        self.rule = masking(options.masking)
+        self.tagger = keywords.tagger(options.tagger)
+        self.rule = masking.masking(options.masking)
         self.seed = seed
-        self.frozen = FrozenTexts(backbone, self.text, len(source), draws)
-        self.masked = TokenRows(backbone.tokenizer, self._pieces)
-        self._fallbacks: set[int] = set()
+        cleaned = (fingerprint(source), rules(masking))
+        masked = (*cleaned, options.masking, options.tagger, keywords.version(self.tagger), rules(keywords), str(seed))
+        self.frozen = FrozenTexts(backbone, self.text, len(source), draws, store, cleaned)
+        ahead = len(source) if len(source) < draws else None
+        self.masked = TokenRows(backbone.tokenizer, self._masked, ahead, store, masked)
 
     def __len__(self) -> int:
         """Count the captions."""
@@ -104,14 +113,9 @@ class Captions:
 
     def batch(self, rows: Sequence[int], random: StepRandom) -> CaptionBatch:
         """Look up or make the rows' features and masked prompts."""
-        masked = self.masked.prompt(rows)
-        own = torch.tensor([row not in self._fallbacks for row in rows])
-        return CaptionBatch(self.frozen(rows), masked, own, random)
+        masked, own = self.masked(rows)
+        return CaptionBatch(self.frozen(rows), masked, torch.from_numpy(own), random)
 
-    def _pieces(self, number: int) -> Sequence[str]:
+    def _masked(self, number: int) -> Masked:
         caption = self.text(number)
-        masked = mask(caption, self.tagger.chunks(caption), self.rule, self.seed, number)
-        masked = fit(masked, self.backbone.tokenizer)
-        if not masked.own:
-            self._fallbacks.add(number)
-        return masked.pieces
+        return fit(mask(caption, self.tagger.chunks(caption), self.rule, self.seed, number), self.backbone.tokenizer)

@@ -143,6 +143,25 @@ def test_decoding_stays_a_bounded_number_ahead(tiny_backbone, gallery):
     assert counting.prepared <= 4
 
 
+def test_patches_are_another_entry_and_half_precision_where_asked(tiny_backbone, gallery, tmp_path):
+    expected = []
+    for path in gallery[1]:
+        with Image.open(path) as image:
+            expected.append(tiny_backbone.encode_patches(tiny_backbone.preprocess(image)[None]).numpy())
+    cache = FeatureCache(tmp_path, "float16")
+    encode(tiny_backbone, gallery, cache)
+    found = encode(tiny_backbone, gallery, cache, kind="patches", batch_size=4)
+    assert cache.counters.computed == 2 and found.shape == (11, 17, 48)
+    assert found.dtype == np.float16 and isinstance(found, np.memmap)
+    np.testing.assert_allclose(found, np.concatenate(expected), atol=2e-3, rtol=2e-3)
+    fresh = encode(tiny_backbone, gallery, None, kind="patches", batch_size=4)
+    assert fresh.dtype == np.float16 and np.array_equal(fresh, found)
+    again = FeatureCache(tmp_path, "float16")
+    assert np.array_equal(encode(tiny_backbone, gallery, again, kind="patches"), found)
+    assert (again.counters.hits, again.counters.decoded) == (1, 0)
+    assert encode(tiny_backbone, ([], []), None, kind="patches").shape == (0, 0, 48)
+
+
 def test_an_interrupted_gallery_goes_on_where_it_stopped(tiny_backbone, gallery, tmp_path):
     class Dying(Counting):
         def encode_images(self, pixels):

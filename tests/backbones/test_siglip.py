@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cir import methods
 from cir.backbones import load
 from cir.errors import InputError
 from cir.prompts import Template, tokenize
@@ -125,6 +126,24 @@ def test_images_equal_hugging_face_pixels_and_features(folder, backbone, officia
         expected = official.get_image_features(pixels).pooler_output
     torch.testing.assert_close(backbone.encode_images(pixels)[:, 0], expected, atol=1e-5, rtol=1e-4)
     assert backbone.preprocess_id.startswith("squash:")
+
+
+def test_patches_lie_before_the_final_norm_and_make_the_feature(backbone, official):
+    pixels = torch.randn(2, 3, 32, 32)
+    patches = backbone.encode_patches(pixels)
+    assert patches.shape == (2, 16, backbone.vision_width) and not backbone.class_token
+    vision = official.vision_model
+    with torch.no_grad():
+        expected = vision(pixels)
+        torch.testing.assert_close(vision.post_layernorm(patches), expected.last_hidden_state, atol=1e-5, rtol=1e-4)
+        found = vision.head(vision.post_layernorm(patches))
+    torch.testing.assert_close(found, backbone.encode_images(pixels)[:, 0], atol=1e-5, rtol=1e-4)
+    assert (patches - expected.last_hidden_state).abs().max() > 1e-3
+
+
+def test_context_i2w_is_refused_for_want_of_a_class_token(backbone):
+    with pytest.raises(InputError, match="has none"):
+        methods.build("context_i2w", {}, backbone)
 
 
 def test_a_causal_tower_is_refused(folder):

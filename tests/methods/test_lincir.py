@@ -1,15 +1,22 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from cir import runs
+from cir.backbones.kept import KeptRows
+from cir.backbones.store import FeatureCache
+from cir.config import RunConfig
 from cir.errors import InputError
-from cir.methods import NoStore, build
+from cir.methods import NoStore, build, lincir
 from cir.methods.masking import FALLBACK, Masked, by_substring, by_word, clean, fit, mask
 from cir.methods.noise import perturb
-from cir.methods.projector import Phi
-from cir.methods.texts import FrozenTexts, TokenRows, encode_by_length
+from cir.methods.projector import Phi, dropped
 from cir.prompts import tokenize
 from cir.randomness import StepRandom
+from cir.train.checks import digest
 
 CAPTIONS = ["a red dress with longer sleeves", "two dogs on grass", "it is", "", "the photo of a cat on the blue sofa"]
 
@@ -50,10 +57,9 @@ def test_phi_drops_only_in_training_and_by_row_of_the_global_batch():
 
 
 def test_dropout_keeps_the_mean():
-    phi = Phi(4, 4, dropout=0.5).train()
     x = torch.ones(20000, 4)
-    assert phi._drop(x, draw(20000), "x").mean().item() == pytest.approx(1, abs=0.02)
-    assert set(phi._drop(x, draw(20000), "x").unique().tolist()) == {0.0, 2.0}
+    assert dropped(x, 0.5, draw(20000), "x").mean().item() == pytest.approx(1, abs=0.02)
+    assert set(dropped(x, 0.5, draw(20000), "x").unique().tolist()) == {0.0, 2.0}
 
 
 # Noise
@@ -121,56 +127,6 @@ def test_slots_behind_the_context_are_dropped(tiny_backbone):
     assert fit(short, tokenizer) is short
 
 
-# Token rows and frozen features
-
-
-def test_token_rows_equal_tokenize_and_are_made_once(tiny_backbone):
-    made = []
-
-    def pieces(i):
-        made.append(i)
-        return [CAPTIONS[i], " that is red"]
-
-    rows = TokenRows(tiny_backbone.tokenizer, pieces)
-    first, again = rows.prompt([4, 1, 1]), rows.prompt([1, 4])
-    fresh = tokenize(tiny_backbone.tokenizer, [[CAPTIONS[i], " that is red"] for i in (4, 1, 1)])
-    for name in ("ids", "slots", "ends"):
-        assert (getattr(first, name) == getattr(fresh, name)).all()
-    assert sorted(made) == [1, 4] and len(again) == 2
-
-
-def test_token_rows_stay_bounded(tiny_backbone):
-    rows = TokenRows(tiny_backbone.tokenizer, lambda i: [f"{i}"], keep=2)
-    for i in range(6):
-        rows.prompt([i])
-    assert len(rows._rows) <= 2
-
-
-@pytest.mark.parametrize("draws", [1, 100])
-def test_frozen_features_equal_the_tower_cached_or_not(tiny_backbone, draws):
-    frozen = FrozenTexts(tiny_backbone, CAPTIONS.__getitem__, len(CAPTIONS), draws)
-    assert (frozen.table is not None) == (draws == 100)
-    prompt = tokenize(tiny_backbone.tokenizer, [[CAPTIONS[i]] for i in (4, 0, 4)])
-    torch.testing.assert_close(frozen([4, 0, 4]), tiny_backbone.encode_text(prompt), atol=1e-5, rtol=1e-4)
-
-
-def test_a_repeated_caption_is_encoded_once(tiny_backbone):
-    frozen = FrozenTexts(tiny_backbone, lambda i: CAPTIONS[i % 2], 10, 100)
-    assert frozen.table.shape[0] == 2
-    assert torch.equal(frozen([0, 1]), frozen([8, 9]))
-
-
-def test_encoding_by_length_equals_one_piece_with_its_gradient(tiny_backbone):
-    prompt = tokenize(tiny_backbone.tokenizer, [["a photo of", " red" * (1 + i % 17)] for i in range(70)])
-    pseudo = torch.randn(70, 1, tiny_backbone.word_width, requires_grad=True)
-    outs, gradients = [], []
-    for out in (encode_by_length(tiny_backbone.text, prompt, pseudo), tiny_backbone.text.encode(prompt, pseudo)):
-        gradients.append(torch.autograd.grad(out.square().sum(), pseudo)[0])
-        outs.append(out)
-    torch.testing.assert_close(*outs, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
-
-
 # The method
 
 
@@ -211,6 +167,40 @@ def test_batches_are_a_function_of_rows(tiny_backbone):
     assert a.own.tolist() == b.own.tolist() == [True, False]  # the empty caption falls back
 
 
+@pytest.mark.parametrize("draws", [1, 1000])
+def test_what_a_store_keeps_is_what_is_made_fresh(tiny_backbone, tmp_path, monkeypatch, draws):
+    method = build("lincir", {}, tiny_backbone)
+    store = KeptRows(FeatureCache(tmp_path), tiny_backbone)
+    fresh = method.prepare(tiny_backbone, CAPTIONS, seed=0, draws=draws, store=NoStore())
+    method.prepare(tiny_backbone, CAPTIONS, seed=0, draws=draws, store=store)
+    if draws == 1000:  # what is kept is read, not made
+        monkeypatch.setattr(lincir, "mask", None)
+        monkeypatch.setattr(lincir, "clean", None)
+    kept = method.prepare(tiny_backbone, CAPTIONS, seed=0, draws=draws, store=store)
+    for rows in ([2, 3], [3, 4, 0]):
+        a, b = fresh.batch(rows, draw(len(rows))), kept.batch(rows, draw(len(rows)))
+        for name in ("ids", "slots", "ends"):
+            assert np.array_equal(getattr(a.masked, name), getattr(b.masked, name))
+        assert torch.equal(a.target, b.target) and a.own.tolist() == b.own.tolist() == [row != 3 for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("options", "seed", "source"),
+    [({"masking": "whole_word"}, 0, CAPTIONS), ({}, 1, CAPTIONS), ({}, 0, [*CAPTIONS[:4], "another cat on a sofa"])],
+)
+def test_another_option_seed_or_source_masks_again(tiny_backbone, tmp_path, options, seed, source):
+    store = KeptRows(FeatureCache(tmp_path), tiny_backbone)
+
+    def entries(options, seed, source):
+        build("lincir", options, tiny_backbone).prepare(tiny_backbone, source, seed=seed, draws=1000, store=store)
+        return {kind: len(list(tmp_path.rglob(f"{kind}-*.npy"))) for kind in ("tokens", "texts")}
+
+    assert entries({}, 0, CAPTIONS) == entries({}, 0, CAPTIONS) == {"tokens": 2, "texts": 1}
+    assert entries({"noise": "gaussian", "dropout": 0.1}, 0, CAPTIONS) == {"tokens": 2, "texts": 1}  # not of the rows
+    other = source is not CAPTIONS
+    assert entries(options, seed, source) == {"tokens": 4 if other else 3, "texts": 2 if other else 1}
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [({"noise": "pink"}, "noise 'pink'"), ({"masking": "none"}, "masking 'none'"), ({"tagger": "x"}, "tagger 'x'")],
@@ -218,3 +208,18 @@ def test_batches_are_a_function_of_rows(tiny_backbone):
 def test_unknown_choices_are_named(tiny_backbone, options, match):
     with pytest.raises(InputError, match=match):
         build("lincir", options, tiny_backbone).prepare(tiny_backbone, CAPTIONS, seed=0, draws=1, store=NoStore())
+
+
+def test_a_run_keeps_its_rows_and_the_next_one_finds_them(tiny_clip_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("captions.txt").write_text("\n".join(text for text in CAPTIONS if text))
+    config = RunConfig(name="kept", method={"name": "lincir"})
+    config.backbone.name, config.backbone.cache, config.backbone.device = str(tiny_clip_folder), "cache", "cpu"
+    config.train.source, config.train.steps, config.train.batch = "captions.txt", 3, 4
+    digests = []
+    for attempt in range(2):
+        method, _ = runs.train(config, runs.load_backbone(config), tmp_path / str(attempt))
+        digests.append(digest(method.state_dict()))
+        assert [len(list(Path("cache").rglob(f"{kind}-*.npy"))) for kind in ("tokens", "texts")] == [2, 1]
+        monkeypatch.setattr(lincir, "mask", None)  # the second run makes nothing
+    assert digests[0] == digests[1]
