@@ -3,7 +3,9 @@
 A run folder (`runs/NAME/seed-SEED`) holds `config.yaml`, what training leaves there, and `records/`.
 """
 
+import dataclasses
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,9 @@ from cir import backbones, methods, records
 from cir import config as configs
 from cir import evaluate as evaluation
 from cir.backbones.base import Backbone
+from cir.backbones.encoded import EncodedImages
+from cir.backbones.kept import KeptRows
+from cir.backbones.store import FeatureCache
 from cir.config import RunConfig
 from cir.errors import InputError
 from cir.evaluate import Evaluation
@@ -25,6 +30,8 @@ from cir.records import MethodInfo, TrainingInfo
 from cir.report import gallery, index
 from cir.report.comparison import Row
 from cir.schema import TargetRanks
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 
@@ -80,13 +87,37 @@ def config_file(path: Path) -> Path | None:
 def load_trained(path: Path, backbone: Backbone) -> tuple[Method, MethodInfo]:
     """Load a checkpoint and say what its record will say about it."""
     method = checkpoint.load(path, backbone)
-    described = checkpoint.describe(path)
-    details: Mapping[str, Any] = described.get("details", {})
-    training = None
-    if "run" in details:
-        source, identity = str(details["run"].get("source", "")), records.fingerprint(details["run"])
-        training = TrainingInfo(int(details.get("steps", 0)), _seconds(path.parent), source, identity)
-    return method, evaluation.describe(method, described["weights"], training)
+    weights = checkpoint.describe(path)["weights"]
+    return method, evaluation.describe(method, weights, training_info(path), _base_training(path, method))
+
+
+def training_info(path: Path) -> TrainingInfo | None:
+    """Say how a checkpoint was trained, and what the whole run cost, also where it is not the last one of its run."""
+    details: Mapping[str, Any] = checkpoint.describe(path).get("details", {})
+    if "run" not in details:
+        return None
+    cost: Mapping[str, Any] = details.get("cost", {})
+    if path.name == "best" and (path.parent / "last" / checkpoint.CONFIG).is_file():
+        last: Mapping[str, Any] = checkpoint.describe(path.parent / "last").get("details", {})
+        cost = last.get("cost", cost) if last.get("run") == details["run"] else cost
+    known = {field.name for field in dataclasses.fields(TrainingInfo)} - {"steps", "seconds", "source", "config"}
+    return TrainingInfo(
+        steps=int(details.get("steps", 0)),
+        seconds=cost["seconds"] if "seconds" in cost else _seconds(path.parent),
+        source=str(details["run"].get("source", "")),
+        config=records.fingerprint(details["run"]),
+        **{name: value for name, value in cost.items() if name in known},
+    )
+
+
+def _base_training(path: Path, method: Method) -> TrainingInfo | None:
+    """Say how the base of a wrapper was trained, where the run that its configuration names still lies there."""
+    kept = config_file(path) if method.wraps else None
+    try:
+        base = configs.load(kept).base if kept is not None else ""
+        return training_info(find_checkpoint(Path(base))) if base else None
+    except InputError:
+        return None
 
 
 def train(config: RunConfig, backbone: Backbone, out: Path, *, resume: bool = True) -> tuple[Method, MethodInfo]:
@@ -94,7 +125,7 @@ def train(config: RunConfig, backbone: Backbone, out: Path, *, resume: bool = Tr
     from cir import train as training
 
     method = build(config, backbone)
-    source = _source(config, method)
+    source = _source(config, method, backbone)
     out.mkdir(parents=True, exist_ok=True)
     records.replace_file(out / CONFIG, yaml.safe_dump(configs.resolved(config), sort_keys=False).encode())
 
@@ -104,7 +135,15 @@ def train(config: RunConfig, backbone: Backbone, out: Path, *, resume: bool = Tr
 
     watched = scores if config.train.evaluate_every and config.evaluate else None
     result = training.train(
-        method, backbone, source, config.train, out, seed=config.seed, evaluate=watched, resume=resume
+        method,
+        backbone,
+        source,
+        config.train,
+        out,
+        seed=config.seed,
+        evaluate=watched,
+        resume=resume,
+        store=KeptRows(FeatureCache(Path(config.backbone.cache)), backbone),
     )
     return load_trained(result.checkpoint, backbone)
 
@@ -185,17 +224,28 @@ def report(
     return index.write(out / "index.html", list(shown.values()), pages, comparisons)
 
 
-def _source(config: RunConfig, method: Method) -> Sequence[Any]:
-    """Open the training texts of the kind the method learns from."""
-    name = config.method["name"]
+def _source(config: RunConfig, method: Method, backbone: Backbone) -> Any:
+    """Open the training source of the kind the method learns from, and say what it leaves out."""
+    name, settings = config.method["name"], config.train
     if not method.learns_from:
         raise InputError(f"method {name} has nothing to train; use `cir evaluate --method {name}`")
-    if not config.train.source:
+    if not settings.source:
         raise InputError(f"train.source: method {name} learns from {method.learns_from}; name a file of them")
-    if method.learns_from == "triplets":
-        from cir.data import triplets
+    from cir.data import source
 
-        return triplets.load(Path(config.train.source))
-    from cir.data import captions
-
-    return captions.load(Path(config.train.source))
+    cache = Path(config.backbone.cache)
+    found = source.load(
+        method.learns_from,
+        settings.source,
+        images=settings.images,
+        column=settings.column,
+        limit=settings.limit,
+        allow_bad=settings.allow_bad,
+        keep=cache / "sources",
+        progress=first_process(),
+    )
+    if found.bad and first_process():
+        logger.warning("%s", source.left_out(settings.source, found))
+    if method.learns_from != "images":
+        return found
+    return EncodedImages(backbone, found, FeatureCache(cache))

@@ -1,6 +1,7 @@
 """Whole runs through the command line: train, evaluate, wrap, report."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cir import config as configs
-from cir import records, runs
+from cir import provenance, records, runs
 from cir.cli import app
 from cir.errors import InputError
 from cir.methods import checkpoint
@@ -102,6 +103,43 @@ def test_training_leaves_a_config_a_checkpoint_and_a_record(trained):
     )
     assert record.method.checkpoint == checkpoint.describe(Path("runs/lincir/seed-0/last"))["weights"]
     assert configs.load("runs/lincir/seed-0/config.yaml") == configs.load("lincir.yaml")
+
+
+def test_a_record_says_what_training_cost_and_a_wrappers_what_its_base_did(trained, tmp_path):
+    lincir, rtd = (only_record(f"runs/{name}/seed-0/records").method for name in ("lincir", "rtd"))
+    for method in (lincir, rtd):
+        assert method.training.peak_mb > 10 and method.training.prepare_seconds > 0
+        assert (method.training.processes, method.training.device) == (1, provenance.processor())
+    assert rtd.base == lincir.training and lincir.base is None
+    cost = cir("table", "runs", "--cost", "--metric", "mAP@5").stdout
+    header = (
+        "| Run | world/circo/val:mAP@5 | train:minutes | train:prepare_minutes | train:peak_mb | train:parameters |"
+    )
+    assert header in cost and f"{lincir.trained_count:,}" in cost and "rtd: without its base, which took" in cost
+
+
+def test_the_cost_of_the_best_checkpoint_is_that_of_the_whole_run(trained, tmp_path):
+    shutil.copytree("runs/lincir/seed-0", tmp_path / "run")
+    shutil.copytree(tmp_path / "run" / "last", tmp_path / "run" / "best")
+    config = tmp_path / "run" / "best" / checkpoint.CONFIG
+    early = json.loads(config.read_text())
+    early["details"]["cost"] |= {"seconds": 0.0, "peak_mb": 1.0}
+    config.write_text(json.dumps(early))
+    whole = runs.training_info(tmp_path / "run" / "last")
+    assert runs.training_info(tmp_path / "run" / "best") == whole
+    early["details"]["run"]["seed"] = 99  # the last of another run says nothing about this one
+    config.write_text(json.dumps(early))
+    assert runs.training_info(tmp_path / "run" / "best").peak_mb == 1.0
+
+
+def test_an_older_checkpoint_still_says_its_time(trained, tmp_path):
+    shutil.copytree("runs/lincir/seed-0", tmp_path / "run")
+    config = tmp_path / "run" / "last" / checkpoint.CONFIG
+    old = json.loads(config.read_text())
+    cost = old["details"].pop("cost")
+    config.write_text(json.dumps(old))
+    found = runs.training_info(tmp_path / "run" / "last")
+    assert found.seconds == pytest.approx(cost["seconds"]) and found.peak_mb is None and found.device == ""
 
 
 def runs_method(folder):

@@ -1,61 +1,48 @@
-"""Captions to train on: text, JSON Lines, tab-separated or Parquet files, read into one compact sequence.
+"""Captions to train on, read into one compact sequence, memory-mapped where it is large.
 
     .txt                 one caption per line
     .jsonl, .ndjson      an object per line, or a bare string
-    .tsv, .csv           a header line names the columns (a file of one column needs none)
+    .tsv, .csv           a header line names the columns (`cir.data.tables` for files without one)
     .parquet             where pyarrow is installed
+    hf:NAME[:SPLIT]      a Hugging Face data set, or a folder that `datasets` saved, where it is installed
 
 A folder stands for all such files in it, in order of name.
 """
 
-import csv
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
+from cir.data import hub
+from cir.data.bad import Bad
+from cir.data.caption_files import READERS, files_of
+from cir.data.keep import digest, kept, state
+from cir.data.strings import Strings, Writer
+from cir.data.tables import BadLine
+from cir.errors import InputError
+from cir.progress import bar
 
-from cir.errors import InputError, nearest
-
-COLUMNS = ("text", "caption", "TEXT", "title", "prompt")
-"""Column names tried in this order when none is asked for."""
-SHOWN = 10
-
-
-@dataclass(frozen=True, slots=True)
-class BadLine:
-    """A line that holds no caption, and why."""
-
-    file: str
-    line: int
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.why}"
+LARGE = 64 << 20
+"""Bytes of source files from which captions are laid out on disk once instead of held in memory."""
 
 
 class Captions(Sequence[str]):
-    """Captions by number, held as one block of bytes: millions fit in memory, and threads share them.
+    """Captions by number.
 
-    `bad` lists the lines that were left out on request, `blank` counts empty ones, which hold nothing to learn.
+    `bad` says which lines were left out, `blank` counts empty ones, which hold nothing to learn. Captions of large
+    files are memory-mapped: three million take 24 MB of memory, and the pages that are in use.
     """
 
-    def __init__(self, texts: Sequence[str], bad: Sequence[BadLine] = (), blank: int = 0) -> None:
-        encoded = [text.encode() for text in texts]
-        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        self._bytes = b"".join(encoded)
-        self.bad = tuple(bad)
+    def __init__(self, texts: Sequence[str], bad: Bad | None = None, blank: int = 0, format: str = "text") -> None:
+        self._strings = texts if isinstance(texts, Strings) else Strings.of(texts)
+        self.bad = bad or Bad()
         self.blank = blank
-        digest = hashlib.sha256(self._bytes)
-        digest.update(self._ends.tobytes())
-        self.fingerprint = digest.hexdigest()[:16]
+        self.format = format
+        self.fingerprint = self._strings.fingerprint
 
     def __len__(self) -> int:
         """Count the captions."""
-        return len(self._ends) - 1
+        return len(self._strings)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -63,152 +50,80 @@ class Captions(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         """Return one caption, or a list of them."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"caption {index} of {len(self):,}")
-        return self._bytes[self._ends[place] : self._ends[place + 1]].decode()
+        return self._strings[index]
 
 
-def load(path: Path, *, column: str = "", allow_bad: bool = False) -> Captions:
-    """Read captions from a file, or from all caption files of a folder.
+def load(
+    path: Path | str,
+    *,
+    column: str = "",
+    limit: int = 0,
+    allow_bad: float = 0.0,
+    keep: Path | None = None,
+    progress: bool = True,
+) -> Captions:
+    """Read captions from a file, from all caption files of a folder, or from a data set.
 
-    `column` names the key or column that holds them; without it the first of `COLUMNS` present is taken. Lines that
-    hold no caption are an `InputError` with the first ten and the total, unless `allow_bad` leaves them out. Blank
-    lines are passed over and counted.
+    `column` names the key or column that holds them; without it the first known one that is present is taken. `limit`
+    stops behind that many captions, 0 for none. Lines that hold no caption are an `InputError` with the first ten
+    and the total, where they are more than the share `allow_bad` of the source. Blank lines are passed over and
+    counted. Sources above `LARGE` bytes are laid out once in the folder `keep` and memory-mapped.
     """
-    texts: list[str] = []
-    bad: list[BadLine] = []
-    blank = 0
-    for file in _files(Path(path)):
-        for _, found in READERS[file.suffix.lower()](file, column):
-            if isinstance(found, BadLine):
-                bad.append(found)
-            elif found.strip():
-                texts.append(found)
-            else:
-                blank += 1
-    if bad and not allow_bad:
-        told = "; ".join(map(str, bad[:SHOWN]))
-        raise InputError(f"{path}: {len(bad):,} lines hold no caption: {told}. Mend them, or allow bad lines")
-    if not texts:
+    found, files = _rows(str(path), column)
+    if keep is None or sum(file.stat().st_size for file in files) < LARGE:
+        writer = Writer(None)
+        described = _read(found, writer, limit, progress and not files)
+        strings = writer.finish()
+    else:
+        strings, described = _laid_out(found, files, column, limit, keep, progress)
+    bad = Bad(described["bad"], described["first"])
+    bad.check(len(strings), allow_bad, str(path), "lines hold no caption")
+    if not len(strings):
         raise InputError(f"{path}: holds no captions")
-    return Captions(texts, bad, blank)
+    return Captions(strings, bad, described["blank"], "Hugging Face" if not files else files[0].suffix.lstrip("."))
 
 
-Found = Iterator[tuple[int, str | BadLine]]
+def _rows(path: str, column: str) -> tuple[Iterator[str | BadLine], list[Path]]:
+    """Open a source: its captions in order, and the files they come from, none for a data set."""
+    if path.startswith(hub.PREFIX) or hub.saved(Path(path)):
+        return hub.captions(path, column), []
+    files = files_of(Path(path))
+    return (found for file in files for _, found in READERS[file.suffix.lower()](file, column)), files
 
 
-def _files(path: Path) -> list[Path]:
-    """List the caption files a path stands for."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file; expected captions ({', '.join(READERS)})")
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in READERS) if path.is_dir() else [path]
-    if not files or files[0].suffix.lower() not in READERS:
-        raise InputError(f"{path}: not a caption file; expected {', '.join(READERS)}, or a folder of such")
-    return files
+def _laid_out(
+    found: Iterator[str | BadLine], files: Sequence[Path], column: str, limit: int, keep: Path, progress: bool
+) -> tuple[Strings, dict[str, Any]]:
+    """Map the captions of large files, laying them out first where that was not done yet."""
 
-
-def _lines(file: Path) -> Found:
-    """Read lines of UTF-8; one that is not is bad, the others stand."""
-    try:
-        with open(file, "rb") as stream:
-            for number, raw in enumerate(stream, start=1):
-                try:
-                    yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    yield number, BadLine(file.name, number, f"not UTF-8 ({error.reason})")
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-
-
-def _text(file: Path, column: str) -> Found:
-    """Read one caption per line."""
-    yield from _lines(file)
-
-
-def _json(file: Path, column: str) -> Found:
-    """Read objects or strings, one per line."""
-    for number, line in _lines(file):
-        if isinstance(line, BadLine) or not line.strip():
-            yield number, line
-            continue
+    def make(folder: Path) -> dict[str, Any]:
+        writer = Writer(folder)
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, BadLine(file.name, number, f"not JSON ({error})")
-            continue
-        yield number, _caption(row, column, file.name, number)
+            described = _read(found, writer, limit, progress)
+            return {**described, "fingerprint": writer.finish().fingerprint}
+        finally:
+            writer.close()
+
+    name = f"captions-{digest([state(file) for file in files], column, limit)}"
+    folder, described = kept(keep, name, make)
+    return Strings.map(folder, described["fingerprint"]), described
 
 
-def _caption(row: Any, column: str, file: str, number: int) -> str | BadLine:
-    """Find the caption in one JSON value; null counts as blank."""
-    if isinstance(row, dict):
-        key = next((name for name in ([column] if column else COLUMNS) if name in row), None)
-        if key is None:
-            wanted = repr(column) if column else " or ".join(map(repr, COLUMNS[:2]))
-            return BadLine(file, number, f"no key {wanted}, found {', '.join(map(str, row)) or 'none'}")
-        row = row[key]
-    if row is None:
-        return ""
-    return row if isinstance(row, str) else BadLine(file, number, f"expected text, got {type(row).__name__}")
-
-
-def _table(file: Path, column: str) -> Found:
-    """Read a tab- or comma-separated table."""
-    tab = file.suffix.lower() == ".tsv"
-    place, width = 0, 0
-    for number, line in _lines(file):
-        if isinstance(line, BadLine) or not line.strip():
-            yield number, line
-            continue
-        cells = line.split("\t") if tab else next(csv.reader([line]))
-        if not width:
-            width = len(cells)
-            place, header = _place(file, cells, column)
-            if header:
-                continue
-        if len(cells) != width:
-            yield number, BadLine(file.name, number, f"expected {width} columns, got {len(cells)}")
-        else:
-            yield number, cells[place]
-
-
-def _place(file: Path, cells: list[str], column: str) -> tuple[int, bool]:
-    """Find the captions' column in the first row, and say whether that row is a header."""
-    for name in [column] if column else COLUMNS:
-        if name in cells:
-            return cells.index(name), True
-    if column or len(cells) > 1:
-        hint = nearest(column or "text", cells) + "; for a table without header, cut the column into a .txt file"
-        raise InputError(f"{file}:1: no column {column or ' or '.join(COLUMNS)!r} in the header; {hint}")
-    return 0, False
-
-
-def _parquet(file: Path, column: str) -> Found:
-    """Read a column of a Parquet file, block by block."""
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise InputError(f"{file}: Parquet needs pyarrow (pip install pyarrow), or convert it to .jsonl") from None
-    try:
-        table = parquet.ParquetFile(file)
-        place, _ = _place(file, list(table.schema_arrow.names), column)
-        number = 0
-        for block in table.iter_batches(columns=[table.schema_arrow.names[place]]):
-            for value in block.column(0).to_pylist():
-                number += 1
-                yield number, _caption(value, column, file.name, number)
-    except (ArrowException, OSError) as error:
-        raise InputError(f"{file}: not readable as Parquet ({error})") from None
-
-
-READERS = {
-    ".txt": _text,
-    ".jsonl": _json,
-    ".ndjson": _json,
-    ".tsv": _table,
-    ".csv": _table,
-    ".parquet": _parquet,
-}
+def _read(found: Iterator[str | BadLine], writer: Writer, limit: int, progress: bool) -> dict[str, Any]:
+    """Write captions until the limit; say what was left out."""
+    bad, blank = Bad(), 0
+    with bar(limit or None, "reading captions", progress) as shown:
+        for caption in found:
+            if isinstance(caption, BadLine):
+                bad.add(caption.kind, str(caption))
+            elif not caption.strip():
+                blank += 1
+            else:
+                try:
+                    writer.add(caption)
+                except UnicodeEncodeError:
+                    bad.add("not UTF-8", f"{caption!r:.60}: half of a surrogate pair")
+            shown.advance()
+            if limit and len(writer) == limit:
+                break
+    return {"bad": dict(bad.counts), "first": bad.first, "blank": blank}

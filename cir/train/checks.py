@@ -12,14 +12,16 @@ from cir.backbones.base import BackboneLike
 from cir.config import TrainConfig
 from cir.errors import InputError, nearest
 from cir.methods import checkpoint
-from cir.methods.base import Method
+from cir.methods.base import Images, Method
 
 FREE = ("log_every", "save_every", "workers")
 """Settings a resumed run may change: they do not reach the weights."""
+SOURCE = ("source", "column", "images", "limit", "allow_bad")
+"""Settings that say which rows are learnt from: the source's fingerprint stands for them."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def check(method: Method, source: Sequence[Any], config: TrainConfig, evaluated: bool) -> None:
+def check(method: Method, source: Sequence[Any] | Images, config: TrainConfig, evaluated: bool) -> None:
     """Refuse what cannot be trained before anything is loaded."""
     if not method.learns_from:
         raise InputError(f"{type(method).__name__} is not trained; evaluate it as it is")
@@ -36,20 +38,30 @@ def check(method: Method, source: Sequence[Any], config: TrainConfig, evaluated:
         )
 
 
-def fingerprint(source: Sequence[Any]) -> str:
+def fingerprint(source: Sequence[Any] | Images) -> str:
     """Identify a training source: by its own fingerprint, or over its rows."""
     own = getattr(source, "fingerprint", None)
     if isinstance(own, str):
         return own
     total = hashlib.sha256()
-    for row in source:
+    rows: Any = source
+    for row in rows:
         total.update(repr(row).encode())
     return total.hexdigest()[:16]
 
 
+def left_out(source: Any) -> dict[str, Any]:
+    """Describe what a source leaves out, for the checkpoint; nothing where it leaves out nothing."""
+    bad = getattr(source, "bad", None)
+    counts = getattr(bad, "counts", None)
+    if not bad or counts is None:
+        return {}
+    return {"left_out": {"counts": dict(counts), "first": list(bad.first)}}
+
+
 def identity(method: Method, backbone: BackboneLike, source: str, config: TrainConfig, seed: int) -> dict[str, Any]:
     """Collect what determines the numbers of a run; `source` is the training source's fingerprint."""
-    settings = {key: value for key, value in asdict(config).items() if key not in (*FREE, "source")}
+    settings = {key: value for key, value in asdict(config).items() if key not in (*FREE, *SOURCE)}
     return {
         "train": settings,
         "seed": seed,

@@ -1,7 +1,6 @@
 """The training loop, once: any method, exact resume, mixed precision, accumulation, several processes."""
 
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -17,11 +16,12 @@ from cir.backbones.base import BackboneLike
 from cir.config import TrainConfig
 from cir.errors import InputError, RunError, nearest
 from cir.methods import checkpoint
-from cir.methods.base import Method, NoStore, Store
+from cir.methods.base import Images, Method, NoStore, Store
 from cir.optim import Average, Count, adamw, counts, rate, trainables
-from cir.train.checks import DTYPES, check, fingerprint, identity
+from cir.train.checks import DTYPES, check, fingerprint, identity, left_out
+from cir.train.cost import Cost
 from cir.train.folder import Folder, Snapshot
-from cir.train.order import Feed, Share
+from cir.train.order import Feed, Share, blocks_of
 from cir.train.processes import Processes, join
 from cir.train.state import pack, unpack
 from cir.train.stopping import Stopped, noted_signals
@@ -32,11 +32,15 @@ Evaluate = Callable[[Method, int], dict[str, float]]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run leaves; `seconds` and `steps` count interrupted parts too, `peak_mb` is of this process."""
+    """What a finished run leaves; `seconds` and `steps` count interrupted parts too, `peak_mb` is of this process.
+
+    `cost` says the same and more, as the checkpoint keeps it (`cir.train.cost.Cost`).
+    """
 
     steps: int
     seconds: float
     peak_mb: float
+    cost: Mapping[str, Any]
     checkpoint: Path
     history: Path
     source: str
@@ -49,7 +53,7 @@ class TrainResult:
 def train(
     method: Method,
     backbone: BackboneLike,
-    source: Sequence[Any],
+    source: Sequence[Any] | Images,
     config: TrainConfig,
     out: Path,
     *,
@@ -82,7 +86,7 @@ class _Loop:
         self,
         method: Method,
         backbone: BackboneLike,
-        source: Sequence[Any],
+        source: Sequence[Any] | Images,
         config: TrainConfig,
         folder: Folder,
         seed: int,
@@ -112,7 +116,7 @@ class _Loop:
         self.average = Average(self.named, config.ema) if config.ema else None
         self.best: dict[str, Any] | None = None
         self.step = 0
-        self.seconds = 0.0
+        self.cost = Cost()
 
     def open(self, resume: bool) -> None:
         """Take the folder, and the state of the last snapshot in it."""
@@ -130,6 +134,7 @@ class _Loop:
     def run(self) -> TrainResult:
         """Go through the remaining steps, then leave the checkpoint."""
         if self.step < self.config.steps:
+            self.cost.start(self.backbone.device, self.processes.size)
             self._steps()
         return self._finish()
 
@@ -137,8 +142,10 @@ class _Loop:
         first = self.processes.first
         draws = self.config.steps * self.config.batch
         backbone: Any = self.backbone
-        batches = self.method.prepare(backbone, self.source, seed=self.seed, draws=draws, store=self.store)
-        feed = Feed(batches, self.share, self.seed, self.config.workers, self.backbone.device)
+        with self.cost.preparing():
+            batches = self.method.prepare(backbone, self.source, seed=self.seed, draws=draws, store=self.store)
+        blocks = blocks_of(self.source, len(batches))
+        feed = Feed(batches, self.share, self.seed, self.config.workers, self.backbone.device, blocks)
         with ExitStack() as stack:
             asked = stack.enter_context(noted_signals())
             micro = stack.enter_context(feed.read(self.step, self.config.steps))
@@ -161,11 +168,12 @@ class _Loop:
         terms, stop = self._gradients(micro, asked)
         norm = self._update()
         self.step += 1
-        self.seconds += time.monotonic() - started
+        self.cost.seconds += time.monotonic() - started
         if self._due(self.config.log_every) and writer is not None:
             speed = self.config.batch / max(time.monotonic() - started, 1e-9)
             self._log(writer, {"loss": sum(terms.values()), **terms, "lr": self.config.lr * factor,
-                               "gradient_norm": norm, "rows_per_second": speed, "seconds": self.seconds})  # fmt: skip
+                               "gradient_norm": norm, "rows_per_second": speed,
+                               "seconds": self.cost.seconds})  # fmt: skip
         if self.evaluate is not None and self.config.evaluate_every and self._due(self.config.evaluate_every):
             self._evaluate(writer)
         if stop or self._due(self.config.save_every):
@@ -251,21 +259,27 @@ class _Loop:
             self._checkpoint("best")
 
     def _checkpoint(self, name: str) -> Path:
-        details = {"steps": self.step, "run": self.identity, "selected": self.best}
+        cost = self.cost.measure(self.backbone.device)
+        details = {"steps": self.step, "run": self.identity, "selected": self.best, "cost": cost}
+        details |= left_out(self.source)
         return checkpoint.save(self.folder.path / name, self.method, self.backbone, details)
 
     def _save(self) -> None:
         """Write a snapshot of everything the next step depends on."""
         if self.processes.first:
-            state = {"best": self.best, "scaler": self.scaler.state_dict(), "seconds": self.seconds}
-            self.folder.write_snapshot(Snapshot(self.step, pack(self.named, self.optimizer, self.average), state))
+            cost = self.cost.measure(self.backbone.device)
+            state = {"best": self.best, "scaler": self.scaler.state_dict(), "cost": cost}
+            self.folder.write_snapshot(
+                Snapshot(self.step, pack(self.named, self.optimizer, self.average, self.method), state)
+            )
         self.processes.wait()
 
     def _load(self, snapshot: Snapshot) -> None:
         """Take the state of a snapshot."""
-        unpack(snapshot.tensors, self.named, self.optimizer, self.average)
+        unpack(snapshot.tensors, self.named, self.optimizer, self.average, self.method)
         self.scaler.load_state_dict(snapshot.state["scaler"])
-        self.step, self.best, self.seconds = snapshot.step, snapshot.state["best"], snapshot.state["seconds"]
+        self.step, self.best = snapshot.step, snapshot.state["best"]
+        self.cost.resume(snapshot.state.get("cost", snapshot.state))
 
     @contextmanager
     def _writer(self) -> Iterator[Any]:
@@ -286,14 +300,15 @@ class _Loop:
         if self.processes.first:
             with self._shown():
                 self._checkpoint("last")
+        cost = self.cost.measure(self.backbone.device)
         self.processes.wait()
         checkpoint.restore(chosen, self.method)
         self.method.eval()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return TrainResult(
             steps=self.step,
-            seconds=self.seconds,
-            peak_mb=peak,
+            seconds=self.cost.seconds,
+            peak_mb=self.cost.peak_mb,
+            cost=cost,
             checkpoint=chosen,
             history=self.folder.history,
             source=self.source_id,

@@ -15,21 +15,80 @@ from cir.errors import InputError
 from cir.methods.base import Batches
 from cir.randomness import StepRandom, seed_of
 
+WINDOW_BLOCKS = 8
+WINDOW_ROWS = 1 << 16
+"""Rows of a source in blocks are shuffled among at least so many blocks and rows that lie together in the order."""
 
-@lru_cache(maxsize=4)
+
+@lru_cache(maxsize=3)
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Shuffle `count` rows for one epoch."""
-    return np.random.default_rng(seed_of(seed, "epoch", epoch)).permutation(count)
+    """Shuffle `count` rows for one epoch: four bytes per row."""
+    rows = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
+    np.random.default_rng(seed_of(seed, "epoch", epoch)).shuffle(rows)
+    return rows
 
 
-def rows_at(seed: int, position: int, length: int, count: int) -> list[int]:
+def rows_at(seed: int, position: int, length: int, count: int, blocks: tuple[int, ...] = ()) -> list[int]:
     """List the rows drawn from `position` on: epoch after epoch, every row once in each.
+
+    `blocks` are the lengths of runs of rows that lie together on disk (shards). With them an epoch goes through the
+    blocks in random order and shuffles rows within windows of several blocks, so that few files are read at a time.
 
     >>> sorted(rows_at(seed=0, position=4, length=4, count=4))
     [0, 1, 2, 3]
     """
-    places = range(position, position + length)
-    return [int(permutation(seed, place // count, count)[place % count]) for place in places]
+    if not blocks:
+        places = range(position, position + length)
+        return [int(permutation(seed, place // count, count)[place % count]) for place in places]
+    rows: list[int] = []
+    while len(rows) < length:
+        epoch, place = divmod(position + len(rows), count)
+        window, start, chosen = _windows(seed, epoch, blocks).at(place)
+        order = _shuffled(seed, epoch, window, chosen, blocks)
+        rows += order[place - start : place - start + length - len(rows)].tolist()
+    return rows
+
+
+@dataclass(frozen=True)
+class Windows:
+    """One epoch's order of blocks, cut into windows; `starts` are the windows' first places, and the epoch's end."""
+
+    groups: tuple[tuple[int, ...], ...]
+    starts: np.ndarray
+
+    def at(self, place: int) -> tuple[int, int, tuple[int, ...]]:
+        """Find the window of a place in the epoch: its number, its first place, its blocks."""
+        window = int(np.searchsorted(self.starts, place, side="right")) - 1
+        return window, int(self.starts[window]), self.groups[window]
+
+
+@lru_cache(maxsize=4)
+def _windows(seed: int, epoch: int, blocks: tuple[int, ...]) -> Windows:
+    """Put the blocks in random order and group them: a window ends once it has enough blocks and rows."""
+    order = np.random.default_rng(seed_of(seed, "blocks", epoch)).permutation(len(blocks)).tolist()
+    groups: list[list[int]] = [[]]
+    for block in order:
+        last = groups[-1]
+        if len(last) >= WINDOW_BLOCKS and sum(blocks[each] for each in last) >= WINDOW_ROWS:
+            groups.append([])
+        groups[-1].append(block)
+    lengths = [sum(blocks[each] for each in group) for group in groups]
+    return Windows(tuple(map(tuple, groups)), np.cumsum([0, *lengths], dtype=np.int64))
+
+
+@lru_cache(maxsize=4)
+def _shuffled(seed: int, epoch: int, window: int, chosen: tuple[int, ...], blocks: tuple[int, ...]) -> np.ndarray:
+    """Shuffle the rows of one window."""
+    starts = np.cumsum([0, *blocks], dtype=np.int64)
+    rows = np.concatenate([np.arange(starts[each], starts[each + 1]) for each in chosen])
+    np.random.default_rng(seed_of(seed, "window", epoch, window)).shuffle(rows)
+    return rows
+
+
+def blocks_of(source: object, count: int) -> tuple[int, ...]:
+    """Take a source's blocks where it has several and they are the rows that batches are made of."""
+    blocks = tuple(getattr(source, "blocks", ()))
+    return blocks if len(blocks) > 1 and sum(blocks) == count else ()
 
 
 @dataclass(frozen=True)
@@ -68,11 +127,12 @@ class Feed:
     seed: int
     workers: int
     device: torch.device
+    blocks: tuple[int, ...] = ()
 
     def make(self, step: int, micro: int) -> Any:
         """Prepare one micro-batch."""
         start, stop = self.share.bounds(micro)
-        rows = rows_at(self.seed, step * self.share.batch + start, stop - start, len(self.batches))
+        rows = rows_at(self.seed, step * self.share.batch + start, stop - start, len(self.batches), self.blocks)
         random = StepRandom(self.seed, step, start, stop, self.share.batch, self.device)
         return self.batches.batch(rows, random)
 
