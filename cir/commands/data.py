@@ -50,3 +50,79 @@ def check(benchmark: Name, root: Root = Path("datasets")) -> None:
         found = data.load(name, root)
         images.check(found, progress=partial(track, description=f"checking {name}"))
         typer.echo(f"{found.name}: {len(found.queries):,} queries and {len(found.paths):,} images are all there")
+
+
+@command(
+    app,
+    "triplets",
+    "cir data triplets captions.txt --out triplets.jsonl --per-caption 2",
+    "cir data triplets captions.txt --out triplets.jsonl --llm --endpoint http://localhost:8000/v1 --model NAME",
+)
+def triplets(
+    captions: Annotated[str, typer.Argument(help="Captions: a file or folder of .txt, .jsonl, .tsv, .csv, .parquet.")],
+    out: Annotated[Path, typer.Option(help="File to write, .jsonl.")],
+    column: Annotated[str, typer.Option(help="Key or column of the captions.")] = "",
+    allow_bad: Annotated[float, typer.Option(help="Share of lines that may hold no caption.")] = 0.0,
+    count: Annotated[int, typer.Option(help="Triplets wanted, 0 for all that the captions give.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the captions' order and of the edits.")] = 0,
+    per_caption: Annotated[int, typer.Option(help="Most triplets of one caption.")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    sentences: Annotated[Path | None, typer.Option("--templates", help="Sentences, as 'form: sentence'.")] = None,
+    words: Annotated[Path | None, typer.Option("--vocabulary", help="Words to put in, as 'kind: word'.")] = None,
+    tagger: Annotated[str, typer.Option(help="Finds noun phrases: builtin or spacy.")] = "builtin",
+    llm: Annotated[bool, typer.Option("--llm", help="Ask a language model instead of applying rules.")] = False,
+    endpoint: Annotated[str, typer.Option(help="Base address of a chat-completions endpoint.")] = "",
+    model: Annotated[str, typer.Option(help="Model to ask; the key is read from OPENAI_API_KEY.")] = "",
+    prompt: Annotated[Path | None, typer.Option(help="Question with {caption} and {count}.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="File of raw answers; default OUT.answers.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Questions open at once.")] = 8,
+    limit: Annotated[int, typer.Option(help="Most requests sent, retries included; 0 for no limit.")] = 0,
+    temperature: Annotated[float | None, typer.Option(help="Sent along where given.")] = None,
+) -> None:
+    """Make text triplets of captions: by rules, or by a language model; an interrupted run goes on."""
+    from cir.commands import triplets as made
+
+    job = made.job(
+        captions, out, column=column, allow_bad=allow_bad, count=count, seed=seed, per_caption=per_caption,
+        overwrite=overwrite,
+    )  # fmt: skip
+    if llm:
+        made.by_model(job, made.Model(endpoint, model, prompt, cache, concurrency, limit, temperature))
+    else:
+        made.by_rules(job, sentences, words, tagger)
+
+
+@command(
+    app,
+    "source",
+    "cir data source captions.jsonl",
+    "cir data source 'cc3m/{00000..00331}.tar' --kind images",
+    "cir data source train.tsv --kind images --images cc_data",
+)
+def source(
+    path: Annotated[
+        str, typer.Argument(help="A file, a folder, shards, or hf:NAME; docs/training-data.md lists them.")
+    ],
+    kind: Annotated[str, typer.Option(help="captions, images or triplets.")] = "captions",
+    images: Annotated[str, typer.Option(help="Folder that a table's image paths are relative to.")] = "",
+    column: Annotated[str, typer.Option(help="Column of the captions, or its number.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="Take the first rows only, 0 for all.")] = 0,
+    allow_bad: Annotated[
+        float, typer.Option(min=0, max=1, help="Share that may be unusable; for images every picture is decoded.")
+    ] = 1.0,
+    cache: Annotated[Path, typer.Option(help="Feature cache, where indexes are kept.")] = Path(".cache/features"),
+) -> None:
+    """Show what a training source holds: format, count, what is bad or blank, fingerprint, first sample."""
+    from cir.data import source as sources
+
+    keep = cache / "sources"
+    found = sources.load(kind, path, images=images, column=column, limit=limit, allow_bad=allow_bad, keep=keep)
+    typer.echo(f"{path}  {len(found):,} {kind}")
+    typer.echo(f"  format       {getattr(found, 'format', 'triplets')}")
+    typer.echo(f"  bad          {sources.told(found.bad)}")
+    if hasattr(found, "blank"):
+        typer.echo(f"  blank        {found.blank:,}")
+    if getattr(found, "blocks", ()):
+        typer.echo(f"  blocks       {len(found.blocks):,}, of {min(found.blocks):,} to {max(found.blocks):,} rows")
+    typer.echo(f"  fingerprint  {found.fingerprint}")
+    typer.echo(f"  first        {sources.sample(kind, found)}")

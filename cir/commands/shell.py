@@ -21,6 +21,7 @@ AGAIN = {
     "train": "the same command resumes from the last checkpoint",
     "evaluate": "features encoded so far are cached; the same command goes on from there",
     "demo": "the same command goes on with what is finished",
+    "triplets": "what was written or answered is kept; the same command goes on from there",
     "pretrain": "the same command resumes from the last checkpoint",
 }
 """What a command that was interrupted says about starting it again."""

@@ -12,9 +12,11 @@ from cir.report.comparison import Row
 from cir.report.comparison import compare as compare_records
 
 
-def main(paths: Sequence[Path], format: str, metrics: Sequence[str], intervals: bool, out: Path | None) -> None:
-    """Print or write one table of all records found."""
-    table = tables.build([record for record in _found(paths).values() if record.means], metrics)
+def main(
+    paths: Sequence[Path], format: str, metrics: Sequence[str], intervals: bool, out: Path | None, cost: bool = False
+) -> None:
+    """Print or write one table of all records found; `cost` adds what training cost."""
+    table = tables.build([record for record in _found(paths).values() if record.means], metrics, cost)
     if format == "csv":
         text = tables.csv_text(table)
     else:

@@ -1,33 +1,43 @@
 """RTD: a text tower trained, post hoc, for the sentences of composed retrieval.
 
-Byun et al., "Reducing Task Discrepancy of Text Encoders for Composed Image Retrieval", ICCV 2025, arXiv:2406.09188.
+Byun et al., "An Efficient Post-hoc Framework for Reducing Task Discrepancy of Text Encoders for Composed Image
+Retrieval", ICCV 2025, arXiv:2406.09188.
 The image tower, the projector and the gallery stay as they are; only the tower that encodes queries changes. It is
 trained on text triplets (reference caption, conditioning text, target caption), without images.
 """
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cir.backbones.base import Backbone, TextTower
 from cir.errors import InputError, nearest
+from cir.methods import masking
 from cir.methods.base import Batches, Method, PseudoWordMethod, Store
 from cir.methods.masking import clean
 from cir.methods.noise import check, perturb
-from cir.methods.texts import FrozenTexts, TokenRows, encode_by_length
+from cir.methods.texts import FrozenTexts, TokenRows, fingerprint, rules
+from cir.methods.tuning import prepared
 from cir.objectives import gather, nt_xent
-from cir.prompts import Template
+from cir.prompts import Template, stack
 from cir.randomness import StepRandom
 from cir.schema import Prompt
 
 ANCHORS = ("frozen", "stop_gradient", "trainable")
 CONCATS = ("pseudo_word", "plain_text")
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "released": {"gather_negatives": False, "all_reduce": False, "autocast": False},
+}
+"""What a preset fixes; `released` is what the published training script does in effect (docs/methods/rtd.md)."""
 
 
 @runtime_checkable
@@ -39,9 +49,9 @@ class Triplet(Protocol):
     target: str
 
 
-@dataclass
+@dataclass(init=False)
 class RTDOptions:
-    """RTD's settings; the defaults are those of the released training command, negatives apart."""
+    """RTD's settings; the defaults are those of the paper, with the released command's temperature and noise."""
 
     anchor: str = "frozen"
     """What the queries are contrasted with: features of the `frozen` tower, of the tower in training (`trainable`),
@@ -54,7 +64,9 @@ class RTDOptions:
     noise_scale: float = 0.5
     tau: float = 0.07
     trainable: str = "all"
-    """`all`, `last_<k>` (last k blocks, final norm and projection) or `projection`."""
+    """`all`, `last_<k>` (last k blocks, final norm and projection), `projection`, or `lora_<rank>` (adapters only)."""
+    lora_alpha: int = 16
+    """Adapters are scaled by this over their rank."""
     template: str = "a photo of $ that {text}"
     """The composed sentence in training; should be the one of inference."""
     special: str = "a photo of $"
@@ -63,6 +75,24 @@ class RTDOptions:
     """The composed sentence of `plain_text`: this project's wording, the paper's is not public."""
     gather_negatives: bool = True
     """Take negatives from all processes; off is the released behaviour."""
+    all_reduce: bool = True
+    """Average gradients over processes; off, each trains a tower of its own and the first one's is kept (released)."""
+    autocast: bool = True
+    """Let mixed precision reach the tower in training; off, it computes in float32, as released."""
+    preset: str = "paper"
+    """`paper`, or `released`, which turns the last three off; one that is given otherwise is then an error."""
+
+    def __init__(self, **given: Any) -> None:
+        known = {field.name: field.default for field in fields(self)}
+        if unknown := given.keys() - known:
+            raise TypeError(f"rtd: unknown options {sorted(unknown)}")
+        preset = given.get("preset", known["preset"])
+        _choose("preset", preset, tuple(PRESETS))
+        for name, value in PRESETS[preset].items():
+            if given.get(name, value) != value:
+                raise InputError(f"method rtd: preset {preset} means {name}={str(value).lower()}, got {given[name]!r}; "
+                                 "leave it out, or take preset paper and set each option")  # fmt: skip
+        self.__dict__.update(known | PRESETS[preset] | given)
 
 
 @dataclass(frozen=True)
@@ -89,14 +119,16 @@ class RTD(PseudoWordMethod):
 
     def __init__(self, options: RTDOptions, backbone: Backbone, base: Method | None = None) -> None:
         super().__init__(options, backbone)
-        if not isinstance(base, PseudoWordMethod):
-            raise InputError(f"rtd wraps a method that makes pseudo-words (lincir); got {type(base).__name__} as base")
         _choose("anchor", options.anchor, ANCHORS)
         _choose("concat", options.concat, CONCATS)
         check(options.noise)
-        self.base = base.requires_grad_(False)
+        if options.gather_negatives and not options.all_reduce:
+            raise InputError("method rtd: all_reduce=false leaves each process to itself, and a gathered loss gives it "
+                             "its own rows' part of the gradient only; set gather_negatives=false too")  # fmt: skip
+        self.all_reduce = options.all_reduce
+        self.base = _projecting(base).requires_grad_(False)
         self.text = deepcopy(backbone.text).float()
-        self.trains = patterns(options.trainable, self.text)
+        self.trains = prepared(options.trainable, self.text, options.lora_alpha)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "RTD":
@@ -116,49 +148,67 @@ class RTD(PseudoWordMethod):
 
     def prepare(self, backbone: Backbone, source: Sequence[Triplet], *, seed: int, draws: int, store: Store) -> Batches:
         """Lay out triplets, each once; frozen features of their captions are cached where that pays."""
-        return Triplets(self.options, backbone, source, draws)
+        return Triplets(self.options, backbone, source, draws, store)
 
     def losses(self, backbone: Backbone, batch: TripletBatch) -> dict[str, Tensor]:
-        """Target-anchored contrast (section 3): NT-Xent between queries and anchors, row i with row i."""
+        """Target-anchored contrast (section 3): NT-Xent between queries and anchors, row i with row i.
+
+        With a refined batch these are 2b rows a side: target captions, then reference captions.
+        """
         queries = self._queries(batch)
+        # Behind the queries: weights that autocast first casts without gradient would stay without one.
         anchors = self._anchors(batch)
         if self.options.gather_negatives:
             queries, anchors = gather(queries), gather(anchors)
         return {"nt_xent": nt_xent(anchors, queries, self.options.tau)}
 
     def _queries(self, batch: TripletBatch) -> Float[Tensor, "n d"]:
-        """Encode the composed sentences and, with a refined batch, the references alone."""
-        pseudo = None
+        """Encode the composed sentences and, with a refined batch, the references alone, in one call."""
+        prompts = [batch.composed] + ([batch.special] if batch.special is not None else [])
+        pseudo, owner = None, None
         if self.options.concat == "pseudo_word":
             with torch.no_grad():
                 noisy = perturb(batch.reference, self.options.noise, self.options.noise_scale, batch.random)
-                pseudo = self.base.words(noisy)
-        prompts = [batch.composed] + ([batch.special] if batch.special is not None else [])
-        return torch.cat([encode_by_length(self.text, prompt, pseudo) for prompt in prompts]).float()
+                pseudo = self.base.words(noisy).float()
+            owner = np.tile(np.arange(len(batch.composed)), len(prompts))
+        with self._precision():
+            return self.text.encode(stack(prompts), pseudo, owner).float()
 
     def _anchors(self, batch: TripletBatch) -> Float[Tensor, "n d"]:
         """Look up what the queries are pulled to: target captions and, with a refined batch, reference captions."""
+        sides = 1 if batch.special is None else 2
         if self.options.anchor == "frozen":
-            features = [batch.target, batch.reference]
-        else:
-            # Behind the queries: weights that autocast first casts without gradient would stay without one.
-            with torch.set_grad_enabled(self.options.anchor == "trainable"):
-                features = [encode_by_length(self.text, prompt).float() for prompt in batch.captions]
-        return torch.cat(features if batch.special is not None else features[:1])
+            return torch.cat([batch.target, batch.reference][:sides])
+        with torch.set_grad_enabled(self.options.anchor == "trainable"), self._precision():
+            return self.text.encode(stack(batch.captions[:sides])).float()
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """Keep mixed precision away from the tower where it should compute in float32."""
+        if self.options.autocast:
+            return nullcontext()
+        return torch.autocast(next(self.text.parameters()).device.type, enabled=False)
 
 
 class Triplets:
     """Triplets prepared for RTD; captions are cleaned as LinCIR's, the conditioning text stays as it is."""
 
-    def __init__(self, options: RTDOptions, backbone: Backbone, source: Sequence[Triplet], draws: int) -> None:
+    def __init__(
+        self, options: RTDOptions, backbone: Backbone, source: Sequence[Triplet], draws: int, store: Store
+    ) -> None:
         self.options = options
         self.source = source
         self.tokenizer = backbone.tokenizer
         self.template, self.special = Template(options.template), Template(options.special)
+        cleaned = (fingerprint(source), rules(masking))
         # One list of captions for both columns, so that a caption in both is encoded once: 2i targets, 2i+1 references.
-        self.frozen = FrozenTexts(backbone, self._caption, 2 * len(source), 2 * draws)
-        self.composed = TokenRows(self.tokenizer, self._composed)
-        self.alone = TokenRows(self.tokenizer, self._alone)
+        self.frozen = FrozenTexts(
+            backbone, self._caption, 2 * len(source), 2 * draws, store, (*cleaned, "rtd captions")
+        )
+        sentence = options.template if options.concat == "pseudo_word" else options.plain
+        known = (*cleaned, "rtd composed", options.concat, sentence)
+        ahead = len(source) if len(source) < draws else None
+        self.composed = TokenRows(self.tokenizer, self._composed, ahead, store, known)
+        self.alone = TokenRows(self.tokenizer, lambda _: self.special.fill(""))
 
     def __len__(self) -> int:
         """Count the triplets."""
@@ -167,13 +217,13 @@ class Triplets:
     def batch(self, rows: Sequence[int], random: StepRandom) -> TripletBatch:
         """Look up or make the rows' features and prompts."""
         sides = [2 * row for row in rows], [2 * row + 1 for row in rows]
-        target, reference = (self.frozen(side) for side in sides)
+        target, reference = self.frozen([*sides[0], *sides[1]]).split(len(rows))
         free = self.options.anchor != "frozen"
         return TripletBatch(
             target=target,
             reference=reference,
             composed=self.composed.prompt(rows),
-            special=self.alone.prompt(rows) if self.options.refined_batch else None,
+            special=self._special(rows) if self.options.refined_batch else None,
             captions=tuple(self.frozen.tokens.prompt(side) for side in sides) if free else (),
             random=random,
         )
@@ -189,22 +239,24 @@ class Triplets:
         words = {"{reference}": self._caption(2 * row + 1), "{text}": text}
         return [re.sub(r"{reference}|{text}", lambda m: words[m[0]], self.options.plain)]
 
-    def _alone(self, row: int) -> list[str]:
-        return self.special.fill("") if self.options.concat == "pseudo_word" else [self._caption(2 * row + 1)]
+    def _special(self, rows: Sequence[int]) -> Prompt:
+        """Collect the sentences of the references alone: one for all where a pseudo-word carries the reference."""
+        if self.options.concat == "pseudo_word":
+            return self.alone.prompt([0] * len(rows))
+        return self.frozen.tokens.prompt([2 * row + 1 for row in rows])
 
 
-def patterns(trainable: str, text: TextTower) -> tuple[str, ...]:
-    """Translate `all`, `last_<k>` or `projection` into name patterns for a text tower's parameters."""
-    projection = r"text\.(.*\.)?(text_projection|head)\..*"
-    if trainable in ("all", "projection"):
-        return (r"text\..*",) if trainable == "all" else (projection,)
-    numbers = {int(found[1]) for name, _ in text.named_parameters() if (found := re.search(r"layers\.(\d+)\.", name))}
-    blocks = max(numbers, default=-1) + 1
-    wanted = re.fullmatch(r"last_(\d+)", trainable)
-    if not wanted or not 1 <= int(wanted[1]) <= blocks:
-        raise InputError(f"trainable {trainable!r}: expected all, projection, or last_1 to last_{blocks}")
-    last = "|".join(map(str, range(blocks - int(wanted[1]), blocks)))
-    return (rf"text\..*layers\.({last})\..*", r"text\..*final_layer_norm\..*", projection)
+def _projecting(base: Method | None) -> PseudoWordMethod:
+    """Refuse a base that cannot make pseudo-words of a caption's feature, which stands for an image's here."""
+    name = type(base).__name__
+    needed = "rtd wraps a method that projects a joint feature to pseudo-words (lincir, pic2word, searle)"
+    if not isinstance(base, PseudoWordMethod) or base.wraps:
+        raise InputError(f"{needed}; got {name} as base")
+    if base.reads != "features":
+        raise InputError(f"{needed}; {name} reads a picture's {base.reads}, and a caption has none")
+    if not base.learns_from:
+        raise InputError(f"{needed}; {name} has no projector: it optimises pseudo-words image by image")
+    return base
 
 
 def _choose(option: str, value: str, allowed: Sequence[str]) -> None:

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from cir.errors import InputError
-from cir.methods import NoStore, build
+from cir.methods import METHODS, NoStore, PseudoWordMethod, build, checkpoint
+from cir.methods.noise import perturb
+from cir.methods.rtd import RTDOptions
 from cir.objectives import nt_xent
 from cir.optim import trainables
 from cir.prompts import tokenize
@@ -159,3 +161,135 @@ def test_unknown_choices_are_named(tiny_backbone, options, match):
 def test_only_methods_with_pseudo_words_can_be_wrapped(tiny_backbone):
     with pytest.raises(InputError, match="got Sum as base"):
         build("rtd", {}, tiny_backbone, build("sum", {}, tiny_backbone))
+
+
+def test_bases_that_do_not_project_are_refused_with_the_reason(tiny_backbone):
+    class Patches(PseudoWordMethod):
+        reads = "patches"
+        learns_from = "images"
+
+    class PerImage(PseudoWordMethod):
+        pass
+
+    class Projector(PseudoWordMethod):
+        learns_from = "images"
+
+        def words(self, image):
+            return image[:, None, :1].expand(-1, 1, tiny_backbone.word_width)
+
+    with pytest.raises(InputError, match="Patches reads a picture's patches, and a caption has none"):
+        build("rtd", {}, tiny_backbone, Patches(None, tiny_backbone))
+    with pytest.raises(InputError, match="PerImage has no projector: it optimises"):
+        build("rtd", {}, tiny_backbone, PerImage(None, tiny_backbone))
+    with pytest.raises(InputError, match="got RTD as base"):
+        build("rtd", {}, tiny_backbone, make(tiny_backbone))
+    method = build("rtd", {}, tiny_backbone, Projector(None, tiny_backbone))
+    assert torch.isfinite(method.losses(tiny_backbone, batch(method, tiny_backbone))["nt_xent"])
+
+
+@pytest.mark.parametrize("name", ["pic2word", "searle", "lincir"])
+def test_every_projection_can_be_wrapped(tiny_backbone, name):
+    if name not in METHODS:
+        pytest.skip(f"{name} is not there")
+    base = build(name, {}, tiny_backbone, seed=3)
+    method = build("rtd", {}, tiny_backbone, base)
+    named = trainables(method, method.trains)
+    method.losses(tiny_backbone, batch(method, tiny_backbone))["nt_xent"].backward()
+    assert all(p.grad is not None for p in named.values()) and all(p.grad is None for p in base.parameters())
+
+
+@pytest.mark.parametrize("name", ["oti", "context_i2w"])
+def test_methods_without_such_a_projection_cannot(tiny_backbone, name):
+    if name not in METHODS:
+        pytest.skip(f"{name} is not there")
+    with pytest.raises(InputError, match="rtd wraps a method that projects a joint feature"):
+        build("rtd", {}, tiny_backbone, build(name, {}, tiny_backbone))
+
+
+def test_the_released_preset_turns_three_switches_off(tiny_backbone, tmp_path):
+    paper, released = make(tiny_backbone), make(tiny_backbone, preset="released", tau=0.1)
+    switches = ("gather_negatives", "all_reduce", "autocast")
+    assert [getattr(paper.options, name) for name in switches] == [True] * 3 and paper.all_reduce
+    assert [getattr(released.options, name) for name in switches] == [False] * 3 and not released.all_reduce
+    assert released.options.tau == 0.1 and released.options.noise_scale == 0.5
+    assert make(tiny_backbone, preset="released", autocast=False).options.preset == "released"
+    checkpoint.save(tmp_path, released, tiny_backbone)
+    assert checkpoint.load(tmp_path, tiny_backbone).options == released.options
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"preset": "released", "all_reduce": True}, "preset released means all_reduce=false, got True"),
+        ({"preset": "release"}, "did you mean 'released'"),
+        ({"all_reduce": False}, "set gather_negatives=false too"),
+    ],
+)
+def test_contradicting_options_are_refused(tiny_backbone, options, match):
+    with pytest.raises(InputError, match=match):
+        make(tiny_backbone, **options)
+
+
+def test_options_of_old_checkpoints_still_fit():
+    assert RTDOptions(tau=0.1, gather_negatives=False) == RTDOptions(tau=0.1, gather_negatives=False, preset="paper")
+    with pytest.raises(TypeError, match="unknown options"):
+        RTDOptions(taw=1)
+
+
+def test_autocast_off_keeps_the_tower_in_float32(tiny_backbone):
+    for anchor in ("frozen", "trainable"):
+        mixed, exact = (make(tiny_backbone, autocast=on, anchor=anchor) for on in (True, False))
+        plain = exact.losses(tiny_backbone, batch(exact, tiny_backbone))["nt_xent"]
+        seen = []
+        for method in (mixed, exact):
+            layer = method.text.text_model.encoder.layers[0].mlp.fc1
+            layer.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output.dtype))
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = method.losses(tiny_backbone, batch(method, tiny_backbone))["nt_xent"]
+        half = len(seen) // 2
+        assert set(seen[:half]) == {torch.bfloat16} and set(seen[half:]) == {torch.float32}
+        assert (loss - plain).abs() < 0.05  # only the projector ran in sixteen bits
+
+
+def test_queries_share_owners_and_equal_separate_calls(tiny_backbone):
+    method = perturbed(make(tiny_backbone))
+    b = batch(method, tiny_backbone)
+    calls = []
+    encode = method.text.encode
+
+    def noted(prompt, pseudo=None, owner=None):
+        calls.append((len(prompt), None if owner is None else owner.tolist()))
+        return encode(prompt, pseudo, owner)
+
+    method.text.encode = noted
+    stacked = method._queries(b)
+    assert calls == [(8, [0, 1, 2, 3, 0, 1, 2, 3])]
+    noisy = perturb(b.reference, "uniform_gaussian", 0.5, b.random)
+    pseudo = method.base.words(noisy)
+    apart = torch.cat([encode(b.composed, pseudo), encode(b.special, pseudo)])
+    torch.testing.assert_close(stacked, apart, atol=1e-5, rtol=1e-4)
+
+
+def test_preparing_again_finds_everything_in_the_store(tiny_backbone):
+    class Memory:
+        def __init__(self):
+            self.kept, self.computed = {}, 0
+
+        def rows(self, kind, identity, count, compute):
+            key = (kind, tuple(identity))
+            if key not in self.kept:
+                self.computed += 1
+                self.kept[key] = NoStore().rows(kind, identity, count, compute)
+            return self.kept[key]
+
+    store, method = Memory(), make(tiny_backbone)
+    first, second = (method.prepare(tiny_backbone, ROWS, seed=0, draws=100, store=store) for _ in range(2))
+    assert store.computed == len(store.kept) == 3  # captions' rows, their features, composed rows
+    plain = make(tiny_backbone, concat="plain_text").prepare(tiny_backbone, ROWS, seed=0, draws=100, store=store)
+    assert store.computed == 4  # other sentences, the same captions
+    one, two = (each.batch([2, 0], draw(2)) for each in (first, second))
+    assert torch.equal(one.target, two.target) and (one.composed.ids == two.composed.ids).all()
+    assert not (plain.batch([0], draw(1)).composed.slots >= 0).any()
+    fresh = method.prepare(tiny_backbone, ROWS, seed=0, draws=1, store=NoStore()).batch([2, 0], draw(2))
+    torch.testing.assert_close(one.target, fresh.target, atol=1e-5, rtol=1e-4)
+    assert (one.composed.ids == fresh.composed.ids).all() and (one.special.slots == fresh.special.slots).all()

@@ -1,0 +1,1 @@
+"""Texts made from texts: triplets to train on, by rules or by a language model behind an endpoint."""
