@@ -1,7 +1,7 @@
 """Retrieval on one benchmark: load, encode, compose, search, score.
 
 References are gallery images, so every image is encoded once, into the feature cache; from then on retrieval
-reads features, never pixels.
+reads features, never pixels. A method that reads patch tokens gets those of the references alone, from the same cache.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32
 
 from cir import data, prompts
 from cir.backbones.base import Backbone
-from cir.backbones.cache import FeatureCache, encode_gallery
+from cir.backbones.cache import FeatureCache, Kind, encode_gallery
 from cir.config import RunConfig
 from cir.data import images
 from cir.errors import InputError, nearest
@@ -30,6 +30,9 @@ KEPT = 50
 """Ranks kept of every query: what submission files and pages show."""
 BATCH = 128
 """Queries composed at a time."""
+STORAGE: dict[Kind, str] = {"image": "float32", "patches": "float16"}
+"""How features lie in the cache. Patch tokens are two to three orders of magnitude more (L/14: half a megabyte an
+image) and are kept in half precision; the arithmetic on them is float32."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,10 @@ def run_search(
     protocol = PROTOCOLS[benchmark.protocol]
     features = encode(benchmark, config, backbone, progress=progress)
     gallery = Embeddings(benchmark.gallery, _unit(features[: len(benchmark.gallery)]))
-    queries = compose(benchmark, features, config, backbone, method, progress=progress)
+    reference = features
+    if method.reads == "patches":
+        reference = encode(benchmark, config, backbone, progress=progress, kind="patches")
+    queries = compose(benchmark, reference, config, backbone, method, progress=progress)
     exclude = {query.id: protocol.excluded(query) for query in benchmark.queries}
     ranking = search(queries, gallery, min(KEPT, len(benchmark.gallery)), exclude)
     if not benchmark.labelled:
@@ -89,17 +95,20 @@ def encode(
     *,
     cache: FeatureCache | None = None,
     progress: bool = True,
+    kind: Kind = "image",
 ) -> Float[np.ndarray, "n t d"]:
     """Read raw features of the gallery, and behind it of references that are not in it, through the cache.
 
-    `cache` stands in for the one the config names, for callers that read its counters.
+    With `kind="patches"`, read patch tokens "n p v" of the distinct references only, float16 and memory-mapped (without
+    a cache, in memory). `cache` stands in for the one the config names, for callers that read its counters.
     """
-    names = _names(benchmark)
+    names = _names(benchmark, kind)
     paths = [benchmark.root / benchmark.paths[name] for name in names]
     if cache is None and config.backbone.cache:
-        cache = FeatureCache(Path(config.backbone.cache))
+        cache = FeatureCache(Path(config.backbone.cache), STORAGE[kind])
+    workers = config.train.workers or None
     try:
-        return encode_gallery(backbone, names, paths, cache, workers=config.train.workers or None, progress=progress)
+        return encode_gallery(backbone, names, paths, cache, workers=workers, progress=progress, kind=kind)
     except InputError as error:
         raise InputError(
             f"{benchmark.name}: {error}; complete the folder, or go on with data.allow_missing=true, which stamps"
@@ -116,10 +125,14 @@ def compose(
     *,
     progress: bool = True,
 ) -> Embeddings:
-    """Compose the query vectors in batches from the references' raw features; rows follow the queries."""
+    """Compose the query vectors in batches; rows follow the queries.
+
+    `features` are what `encode` gives for the kind that the method reads: of all images, or the references' patches.
+    """
     template = Template(config.prompt.template, config.prompt.overflow)  # type: ignore[arg-type]  # config checks it
     join = joiner(config)
-    rows = {name: row for row, name in enumerate(_names(benchmark))}
+    names = _names(benchmark, "patches" if method.reads == "patches" else "image")
+    rows = {name: row for row, name in enumerate(names)}
     vectors = []
     starts = range(0, len(benchmark.queries), BATCH)
     method.eval()
@@ -140,9 +153,10 @@ def joiner(config: RunConfig) -> Joiner:
     return prompts.JOINERS[name]
 
 
-def _names(benchmark: Benchmark) -> list[str]:
-    """List the gallery, then the references outside it, each once."""
-    return list(dict.fromkeys([*benchmark.gallery, *(query.reference for query in benchmark.queries)]))
+def _names(benchmark: Benchmark, kind: Kind) -> list[str]:
+    """List the gallery, then the references outside it, each once; for patches the references only."""
+    gallery = benchmark.gallery if kind == "image" else ()
+    return list(dict.fromkeys([*gallery, *(query.reference for query in benchmark.queries)]))
 
 
 def _unit(vectors: Float[np.ndarray, "n t d"]) -> Float32[np.ndarray, "n t d"]:

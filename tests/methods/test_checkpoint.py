@@ -1,5 +1,4 @@
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,6 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from cir.errors import InputError
 from cir.methods import build, checkpoint
+from cir.methods.shape import BackboneShape
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def edit(folder, **changes):
 
 def rewrite(folder, tensors):
     save_file(tensors, folder / "model.safetensors")
-    edit(folder, weights=checkpoint._digest(folder / "model.safetensors"))
+    edit(folder, weights=checkpoint.digest(folder / "model.safetensors"))
 
 
 def test_a_wrapper_carries_its_base(tiny_backbone, tmp_path):
@@ -43,9 +43,48 @@ def test_the_description_says_what_and_on_which_backbone(saved, tiny_backbone):
 @pytest.mark.parametrize(("key", "value"), [("fingerprint", "0" * 16), ("width", 99), ("word_width", 99)])
 def test_another_backbone_is_refused(saved, tiny_backbone, key, value):
     known = {name: getattr(tiny_backbone, name) for name in ("name", "fingerprint", "width", "word_width")}
-    other = SimpleNamespace(**{**known, key: value})
     with pytest.raises(InputError, match=f"trained on backbone .*{key}"):
-        getattr(checkpoint.load, "__wrapped__", checkpoint.load)(saved, other)
+        checkpoint.load(saved, BackboneShape(**{**known, key: value}))
+
+
+def test_without_a_fingerprint_the_widths_decide_and_another_name_is_told(saved, tiny_backbone, caplog):
+    own = checkpoint.describe(saved)["backbone"]
+    edit(saved, backbone={**own, "fingerprint": ""})
+    checkpoint.load(saved, tiny_backbone)
+    assert not caplog.records
+    edit(saved, backbone={**own, "fingerprint": "", "name": "somebody/else"})
+    checkpoint.load(saved, tiny_backbone)
+    assert "belongs to 'somebody/else'" in caplog.text and "only the widths were compared" in caplog.text
+    edit(saved, backbone={**own, "fingerprint": "", "width": 99})
+    with pytest.raises(InputError, match=r"trained on backbone .*width 99"):
+        checkpoint.load(saved, tiny_backbone)
+
+
+def test_pseudo_words_need_no_backbone(tiny_backbone, tmp_path):
+    base = build("lincir", {}, tiny_backbone, seed=4)
+    image = torch.randn(3, tiny_backbone.width, generator=torch.Generator().manual_seed(0))
+    for name, method in (("lincir", base), ("rtd", build("rtd", {}, tiny_backbone, base))):
+        folder = checkpoint.save(tmp_path / name, method, tiny_backbone)
+        projector = checkpoint.projector(folder)
+        assert not projector.training and torch.equal(projector.words(image), base.words(image))
+
+
+def test_a_shape_refuses_what_needs_weights():
+    shape = BackboneShape(24, 32)
+    for ask in (lambda: shape.tokenizer.end, lambda: shape.text.word_width, lambda: shape.encode_images(0)):
+        with pytest.raises(InputError, match="only the backbone's widths are known here"):
+            ask()
+
+
+def test_a_failed_write_leaves_nothing(saved, tiny_backbone, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoint.save(saved, build("lincir", {}, tiny_backbone), tiny_backbone)
+    assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
+    checkpoint.load(saved, tiny_backbone)
 
 
 def test_every_key_is_accounted_for(saved, tiny_backbone):
@@ -83,6 +122,6 @@ def test_unusable_folders_say_so(saved, tiny_backbone, tmp_path):
 
 def test_weights_of_another_format_are_refused(saved, tiny_backbone):
     (saved / "model.safetensors").write_bytes(b"not safetensors")
-    edit(saved, weights=checkpoint._digest(saved / "model.safetensors"))
+    edit(saved, weights=checkpoint.digest(saved / "model.safetensors"))
     with pytest.raises(InputError, match="not readable as safetensors"):
         checkpoint.load(saved, tiny_backbone)
