@@ -110,18 +110,41 @@ def score(
     main(benchmark, data, queries, gallery, json, fashioniq_gallery, allow_missing)
 
 
+@command(
+    app,
+    "import",
+    "cir import auto SEARLE_ViT-B32.pt --out checkpoints/searle-b32",
+    "cir import rtd text_encoder_best.pt --base checkpoints/lincir-l14 --out checkpoints/rtd-l14",
+)
+def import_(
+    format: Annotated[
+        str, typer.Argument(help="auto, searle, lincir, phi, pic2word, context-i2w, rtd, oti or phrases.")
+    ],
+    file: Annotated[Path, typer.Argument(help="The published file; for oti, the folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    backbone: Annotated[str, typer.Option(help="Hub id or folder of the encoders, where it cannot be told.")] = "",
+    preprocess: Annotated[str, typer.Option(help="clip or targetpad; default: what the authors used.")] = "",
+    base: Annotated[Path | None, typer.Option(help="For rtd: folder of the projector the tower goes with.")] = None,
+) -> None:
+    """Import a published checkpoint, without running anything in it; `cir.load` and `cir evaluate` take the result."""
+    from cir.commands.import_ import main
+
+    main(format, file, out, backbone, preprocess, base)
+
+
 @command(app, "table", "cir table runs --metric R@10 --metric circo/val:mAP@5 --format latex")
 def table(
     records: Annotated[list[Path], typer.Argument(help="Record files, or folders of them.")],
     format: Annotated[Literal["md", "latex", "csv"], typer.Option(help="What to write.")] = "md",
     metric: Annotated[list[str] | None, typer.Option(help="Columns, R@10 or cirr/val:R@10; repeatable.")] = None,
+    cost: Annotated[bool, typer.Option("--cost", help="Add training time, memory and parameters.")] = False,
     intervals: Annotated[bool, typer.Option(help="Show 95 % intervals.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write here instead of to the terminal.")] = None,
 ) -> None:
     """Tabulate records: runs as rows, metrics as columns, best in bold, footnotes below."""
     from cir.commands.table import main
 
-    main(records, format, metric or [], intervals, out)
+    main(records, format, metric or [], intervals, out, cost)
 
 
 @command(app, "compare", "cir compare runs/rtd/seed-0/records runs/sum/seed-0/records --metric R@10")
