@@ -88,15 +88,20 @@ def baseline_ranks(
     return beside
 
 
-def describe(method: Method, checkpoint: str = "", training: records.TrainingInfo | None = None) -> MethodInfo:
-    """Say what a record says about a method: name, paper, and which of its parameters were trained."""
+def describe(
+    method: Method,
+    checkpoint: str = "",
+    training: records.TrainingInfo | None = None,
+    base: records.TrainingInfo | None = None,
+) -> MethodInfo:
+    """Say what a record says about a method: name, paper, which of its parameters were trained, and how."""
     named = {
         name: parameter.numel()
         for name, parameter in method.named_parameters()
         if any(re.fullmatch(pattern, name) for pattern in method.trains)
     }
     name = getattr(method, "name", None) or methods.name_of(method)  # bounds and other outsiders bring their own
-    return MethodInfo(name, method.paper, sorted(named), sum(named.values()), checkpoint, training)
+    return MethodInfo(name, method.paper, sorted(named), sum(named.values()), checkpoint, training, base)
 
 
 def means(values: Mapping[str, Float[np.ndarray, " q"]], strata: Sequence[str] = ()) -> dict[str, Mean]:

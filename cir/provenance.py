@@ -1,5 +1,6 @@
 """Where a number comes from: code version, package versions, peak memory. Standard library only."""
 
+import platform
 import resource
 import subprocess
 import sys
@@ -39,9 +40,29 @@ def packages() -> dict[str, str]:
 
 
 def peak_mb() -> float:
-    """Return the process's peak resident memory so far, in MB (10^6 bytes)."""
+    """Return the process's peak resident memory so far (or since `reset_peak`), in MB (10^6 bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def reset_peak() -> bool:
+    """Count the peak resident memory from here on, where the system can (Linux); says whether it could."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def processor() -> str:
+    """Name the CPU, as `/proc/cpuinfo` does where there is one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name") and ":" in line]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _git(root: Path, *arguments: str) -> str:

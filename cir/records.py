@@ -78,14 +78,25 @@ class BackboneInfo:
 
 @dataclass(frozen=True)
 class TrainingInfo:
-    """How the trained parameters came about; seconds are absent where a checkpoint does not say."""
+    """How the trained parameters came about and what that cost; what a checkpoint does not say is absent."""
 
     steps: int
     seconds: float | None
+    """In steps, interrupted parts included."""
     source: str
-    """Fingerprint of the training texts."""
+    """Fingerprint of the training source."""
     config: str
     """Fingerprint of the configuration trained with."""
+    prepare_seconds: float | None = None
+    """Before the first step: what preparing the source computed, next to nothing where it was kept."""
+    peak_mb: float | None = None
+    """Peak resident memory of the (first) training process, in MB (10^6 bytes)."""
+    gpu_peak_mb: float | None = None
+    """Peak memory allocated on its GPU, in MB."""
+    processes: int | None = None
+    device: str = ""
+    """The GPU, or the CPU, by name."""
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,8 @@ class MethodInfo:
     checkpoint: str = ""
     """Fingerprint of the loaded checkpoint, empty for methods that are not trained."""
     training: TrainingInfo | None = None
+    base: TrainingInfo | None = None
+    """How the method a wrapper stands on was trained."""
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,13 @@ def test_equal_records_are_equal_bytes(tmp_path, record, values):
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_a_record_from_before_costs_were_kept_is_read(tmp_path, record):
+    path = records.write(tmp_path, record)
+    names = ("prepare_seconds", "peak_mb", "gpu_peak_mb", "processes", "device", "threads")
+    edited(path, lambda p: [p["method"]["training"].pop(name) for name in names] + [p["method"].pop("base")])
+    assert records.read(path) == record
+
+
 def edited(path, change):
     plain = json.loads(path.read_text())
     change(plain)

@@ -11,19 +11,28 @@ def _float32(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def nt_xent(left: Float[Tensor, "b d"], right: Float[Tensor, "b d"], temperature: float) -> Float[Tensor, ""]:
+def nt_xent(
+    left: Float[Tensor, "b d"],
+    right: Float[Tensor, "b d"],
+    temperature: float,
+    memory: Float[Tensor, "m d"] | None = None,
+) -> Float[Tensor, ""]:
     r"""Contrast 2b unit vectors with each other: row i of one side is the positive of row i of the other.
 
     With z = [n(left); n(right)] and p(i) the row matching i,
     $L = \frac{1}{2b} \sum_i \left[ -z_i z_{p(i)} / T + \log \sum_{j \ne i} \exp(z_i z_j / T) \right]$.
     Rows of the same side are negatives too (2b - 2 per anchor), a vector is not its own negative, and the positive
     is in the denominator: the loss SEARLE and RTD share (SimCLR, arXiv:2002.05709, equation 1). By logsumexp, so
-    that small temperatures do not overflow. Rows may be raw; they are normalised here.
+    that small temperatures do not overflow. Rows may be raw; they are normalised here. Rows of a `memory`
+    (`cir.objectives.Memory`) are further negatives of every anchor, zero rows are none.
     """
     with _float32(left):
         z = F.normalize(torch.cat([left.float(), right.float()]), dim=-1)
         logits = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
         matching = torch.arange(len(z), device=z.device).roll(len(left))
+        if memory is not None:
+            empty = (memory == 0).all(dim=-1)
+            logits = torch.cat([logits, (z @ memory.to(z).T / temperature).masked_fill(empty, float("-inf"))], dim=1)
         return F.cross_entropy(logits, matching)
 
 

@@ -130,7 +130,8 @@ def _training(training: TrainingInfo | None) -> str:
     if training is None:
         return ""
     took = f" in {training.seconds:.0f} s" if training.seconds is not None else ""
-    return f"{training.steps:,} steps{took} on texts {training.source}"
+    held = f", {training.peak_mb:,.0f} MB at most," if training.peak_mb is not None else ""
+    return f"{training.steps:,} steps{took}{held} on data {training.source}"
 
 
 def _check_aligned(benchmark: Benchmark, ranking: Ranking, ranks: Mapping[str, TargetRanks | None]) -> None:

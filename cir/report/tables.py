@@ -1,7 +1,8 @@
 """Records to one table: runs as rows, `benchmark:metric` as columns, intervals, best in bold, footnotes.
 
 Only equal things share a column: same benchmark, same data, same protocol at the same version. Several seeds
-of a run become their mean and standard deviation. What a run has no record for stays empty.
+of a run become their mean and standard deviation. What a run has no record for stays empty. What training cost
+stands in columns of its own, where asked for (`cir.report.costs`).
 """
 
 import csv
@@ -13,13 +14,14 @@ from typing import NamedTuple
 
 from cir.errors import InputError, nearest
 from cir.records import Mean, Record
+from cir.report import costs
 
 BOUND = "oracle_"
 """How the names of rows begin that are told the answer."""
 
 
 class Column(NamedTuple):
-    """One metric of one benchmark under one protocol on one state of the data."""
+    """One metric of one benchmark under one protocol on one state of the data; or a cost, under `costs.TRAIN`."""
 
     benchmark: str
     metric: str
@@ -27,10 +29,15 @@ class Column(NamedTuple):
     version: int
     data: str
 
+    @property
+    def is_cost(self) -> bool:
+        """Whether the column holds what training cost, in place of a metric in percent."""
+        return self.benchmark == costs.TRAIN
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One number in percent: an interval over queries (one seed) or a deviation over seeds (several)."""
+    """One number: an interval over queries (one seed) or a deviation over seeds (several); costs have no interval."""
 
     mean: float
     low: float | None = None
@@ -61,26 +68,31 @@ class Table:
 
     def leads(self, run: str, column: Column) -> bool:
         """Say whether a cell is set in bold: the best as printed, where there is something to compare with."""
+        if column.is_cost:
+            return False
         told = run.startswith(BOUND) and any(not other.startswith(BOUND) for other in self.rows)
         return len(self.rows) > 1 and not told and round(self.cells[run, column].mean, 2) == self.best(column)
 
 
-def build(records: Iterable[Record], metrics: Sequence[str] = ()) -> Table:
+def build(records: Iterable[Record], metrics: Sequence[str] = (), cost: bool = False) -> Table:
     """Arrange records as a table; `metrics` picks columns as `R@10` or `cirr/val:R@10` (none: all).
 
-    Rows and columns stand in order of first appearance. Of several records for the same run, seed and column
-    the newest counts, and a note says how many others there were.
+    `cost` adds what training cost behind them; single costs are picked as `train:minutes`. Rows and columns stand in
+    order of first appearance. Of several records for the same run, seed and column the newest counts, and a note says
+    how many others there were.
     """
     records = list(records)
     if not records:
         raise InputError("table: no records; run `cir evaluate` first, or name the folder that holds them")
     newest, superseded = _newest(records)
-    columns = _chosen([*dict.fromkeys(column for (_, column, _) in newest)], metrics)
+    known = [*dict.fromkeys(column for (_, column, _) in newest)]
+    columns = _chosen(known, metrics)
+    columns += [column for column in known if cost and column.is_cost and column not in columns]
     rows = tuple(dict.fromkeys(run for (run, _, _) in newest))
     cells = {}
     for run in rows:
         for column in columns:
-            seeds = [means.means[column.metric] for (r, c, _), means in newest.items() if (r, c) == (run, column)]
+            seeds = [_value(record, column) for (r, c, _), record in newest.items() if (r, c) == (run, column)]
             if seeds:
                 cells[run, column] = _cell(seeds)
     rows = tuple(run for run in rows if any((run, column) in cells for column in columns))
@@ -113,7 +125,7 @@ def latex(table: Table, intervals: bool = True) -> str:
 
 
 def csv_text(table: Table) -> str:
-    """Render one line per number, for other programs: full precision, percent."""
+    """Render one line per number, for other programs: full precision, percent (costs as their names say)."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
@@ -122,9 +134,7 @@ def csv_text(table: Table) -> str:
     for (run, column), cell in table.cells.items():
         numbers = [cell.mean, cell.low, cell.high, cell.deviation]
         shown = ["" if number is None else repr(number) for number in numbers]
-        writer.writerow(
-            [run, column.benchmark, column.metric, *shown, cell.seeds, column.protocol, column.version, column.data]
-        )
+        writer.writerow([run, column.benchmark, column.metric, *shown, cell.seeds, *column[2:]])
     return out.getvalue()
 
 
@@ -147,13 +157,27 @@ def _newest(records: list[Record]) -> tuple[dict[tuple[str, Column, int], Record
                 lost.add(min(record, other, key=lambda r: r.created).fingerprint)
             if other is None or record.created >= other.created:
                 newest[key] = record
+    for metric in costs.COSTS:
+        column = Column(costs.TRAIN, metric, "", 0, "")
+        for record in sorted(records, key=lambda r: r.created):
+            if costs.read(record, metric) is not None:
+                newest[record.run, column, record.seed] = record
     return newest, len(lost)
+
+
+def _value(record: Record, column: Column) -> Mean:
+    """Look up a number; a cost is one without an interval."""
+    if not column.is_cost:
+        return record.means[column.metric]
+    value = costs.read(record, column.metric)
+    assert value is not None
+    return Mean(value, value, value, 0)
 
 
 def _chosen(columns: list[Column], metrics: Sequence[str]) -> list[Column]:
     """Pick columns in the order asked for."""
     if not metrics:
-        return columns
+        return [column for column in columns if not column.is_cost]
     chosen: list[Column] = []
     for wanted in metrics:
         matching = [c for c in columns if wanted in (c.metric, f"{c.benchmark}:{c.metric}")]
@@ -166,7 +190,7 @@ def _chosen(columns: list[Column], metrics: Sequence[str]) -> list[Column]:
 
 def _cell(seeds: list[Mean]) -> Cell:
     if len(seeds) == 1:
-        return Cell(seeds[0].mean, seeds[0].low, seeds[0].high)
+        return Cell(seeds[0].mean, seeds[0].low, seeds[0].high) if seeds[0].queries else Cell(seeds[0].mean)
     means = [seed.mean for seed in seeds]
     return Cell(statistics.fmean(means), deviation=statistics.stdev(means), seeds=len(seeds))
 
@@ -176,8 +200,11 @@ def _notes(
 ) -> tuple[str, ...]:
     """Say under which protocols and on which data the numbers stand, and what limits them."""
     shown = {column.data for column in columns}
+    records = list(records)
     unique = {record.fingerprint: record for record in records if record.benchmark.fingerprint in shown}.values()
-    notes = ["Percent. " + _spread(cells.values())]
+    spent = [column.metric for column in columns if column.is_cost]
+    spread = _spread(cells.values())
+    notes = [f"Percent. {spread}".strip() if len(spent) < len(columns) else spread]
     for r in unique:
         protocol, bench = r.protocol, r.benchmark
         counts = f"{bench.queries:,} queries, {bench.gallery:,} images, data {bench.fingerprint[:6]}"
@@ -185,9 +212,10 @@ def _notes(
     for r in unique:
         notes += [f"{r.run} on {r.benchmark.name}: not comparable, {stamp}." for stamp in r.benchmark.stamps]
         notes += [f"{r.run} on {r.benchmark.name}: stale, {r.stale}."] if r.stale else []
+    notes += costs.notes((r for r in records if r.run in {run for run, _ in cells}), spent) if spent else []
     if superseded:
         notes.append(f"{superseded} older records of the same run, seed and data were left out.")
-    return tuple(dict.fromkeys(notes))
+    return tuple(dict.fromkeys(note for note in notes if note))
 
 
 def _spread(cells: Iterable[Cell]) -> str:
@@ -209,28 +237,37 @@ def _escape_pipes(text: str) -> str:
     return text.replace("|", r"\|")
 
 
+def _number(column: Column, value: float) -> str:
+    return costs.shown(column.metric, value) if column.is_cost else f"{value:.2f}"
+
+
+def _varies(column: Column, cell: Cell) -> bool:
+    """Whether a deviation is worth printing: all seeds of a run train equally many parameters."""
+    return not column.is_cost or bool(cell.deviation)
+
+
 def _markdown_cell(table: Table, run: str, column: Column, intervals: bool) -> str:
     cell = table.cells.get((run, column))
     if cell is None:
         return ""
-    number = f"{cell.mean:.2f}"
-    if table.leads(run, column):
-        number = f"**{number}**"
+    number = f"**{_number(column, cell.mean)}**" if table.leads(run, column) else _number(column, cell.mean)
     if cell.deviation is not None:
-        return f"{number} ± {cell.deviation:.2f}"
-    return f"{number} [{cell.low:.1f}, {cell.high:.1f}]" if intervals else number
+        return f"{number} ± {_number(column, cell.deviation)}" if _varies(column, cell) else number
+    return f"{number} [{cell.low:.1f}, {cell.high:.1f}]" if intervals and cell.low is not None else number
 
 
 def _latex_cell(table: Table, run: str, column: Column, intervals: bool) -> str:
     cell = table.cells.get((run, column))
     if cell is None:
         return "--"
-    number = f"{cell.mean:.2f}"
+    number = _number(column, cell.mean)
     if table.leads(run, column):
         number = rf"\textbf{{{number}}}"
     if cell.deviation is not None:
-        return rf"{number} {{\scriptsize $\pm$ {cell.deviation:.2f}}}"
-    return rf"{number} {{\scriptsize [{cell.low:.1f}, {cell.high:.1f}]}}" if intervals else number
+        return rf"{number} {{\scriptsize $\pm$ {_number(column, cell.deviation)}}}" if _varies(column, cell) else number
+    return (
+        rf"{number} {{\scriptsize [{cell.low:.1f}, {cell.high:.1f}]}}" if intervals and cell.low is not None else number
+    )
 
 
 def _tex(text: str) -> str:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from cir.errors import InputError, nearest
 from cir.progress import bar
-from cir.world import corpus, layouts
+from cir.world import corpus, layouts, pictures
 from cir.world.grammar import ALL, caption
 from cir.world.render import SIDE, draw
 from cir.world.scenes import sample_scene
@@ -19,14 +19,18 @@ _IMAGES = {"full": 17_600, "small": 1_800}  # about, for the progress bar
 
 
 def build(out: Path, seed: int = 0, size: str = "full") -> None:
-    """Write the benchmarks and the training texts; what is there already is kept, and said so."""
+    """Write the benchmarks and the training data; what is there already is kept, what is missing is added."""
     if size not in SIZES:
         raise InputError(f"size {size!r} is unknown; {nearest(size, SIZES)}")
     with bar(_IMAGES[size], "drawing the world") as shown:
         wrote = layouts.build(out, seed, SIZES[size], shown.advance)
-    captions, triplets = corpus.write(out / "corpus", seed)
+    folder = out / "corpus"
+    todo = pictures.missing(folder / "images", SIZES[size])
+    with bar(todo, "drawing pictures to train on", enabled=todo > 0) as shown:
+        found = corpus.write(folder, seed, SIZES[size], shown.advance)
     typer.echo(f"{'wrote' if wrote else 'kept'} {out}: FashionIQ, CIRR and CIRCO layouts")
-    typer.echo(f"training texts: {captions}, {triplets}")
+    typer.echo(f"to train on: texts {found.captions}, {found.triplets}; pictures {found.images}; "
+               f"concepts {found.concepts}, {found.phrases}")  # fmt: skip
 
 
 def pretrain(out: Path, seed: int = 0, steps: int | None = None, smoke: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What the demo trains on: captions for LinCIR and text triplets for RTD, in the training half of the lexicon.
+"""What methods train on: captions, text triplets, pictures, concepts, all in the training half of the lexicon.
 
 Fresh scenes, and no content word or edit sentence of the benchmark: a gain on the benchmark is not familiarity with
 its phrasing.
@@ -6,9 +6,11 @@ its phrasing.
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from cir.world import concepts, pictures
 from cir.world.files import write_text
 from cir.world.grammar import TRAIN, caption, edits_text, full_caption
 from cir.world.scenes import KINDS, edited, pins, propose_many, sample_scene
@@ -42,11 +44,40 @@ def triplets(count: int, seed: int) -> Iterator[dict[str, str]]:
         }
 
 
-def write(folder: Path, seed: int = 0) -> tuple[Path, Path]:
-    """Write `captions.txt` and `triplets.jsonl`; files that are there already are kept."""
-    text, triplet = folder / "captions.txt", folder / "triplets.jsonl"
-    if not text.exists():
-        write_text(text, "\n".join(captions(CAPTIONS, seed)) + "\n")
-    if not triplet.exists():
-        write_text(triplet, "".join(json.dumps(row) + "\n" for row in triplets(TRIPLETS, seed)))
-    return text, triplet
+@dataclass(frozen=True)
+class Corpus:
+    """The files of a world's training data."""
+
+    captions: Path
+    """One caption per line, for methods that learn from texts (LinCIR)."""
+    triplets: Path
+    """Text triplets in JSON lines (RTD)."""
+    concepts: Path
+    """One noun phrase per line, the class names of the world (SEARLE)."""
+    phrases: Path
+    """Sentences around each concept in JSON lines (SEARLE)."""
+    images: Path
+    """Folder of webdataset shards, pictures with captions (methods that learn from images)."""
+
+
+def write(folder: Path, seed: int = 0, scale: float = 1.0, tick: Callable[[int], None] = lambda n: None) -> Corpus:
+    """Write what is not there yet; `scale` shrinks the number of pictures, `tick` hears of every one drawn."""
+    found = Corpus(
+        captions=folder / "captions.txt",
+        triplets=folder / "triplets.jsonl",
+        concepts=folder / "concepts.txt",
+        phrases=folder / "phrases.jsonl",
+        images=folder / "images",
+    )
+    listed = concepts.concepts(seed)
+    lines: dict[Path, Iterable[str]] = {
+        found.captions: captions(CAPTIONS, seed),
+        found.triplets: map(json.dumps, triplets(TRIPLETS, seed)),
+        found.concepts: (concept.text for concept in listed),
+        found.phrases: concepts.rows(listed, seed),
+    }
+    for path, rows in lines.items():
+        if not path.exists():
+            write_text(path, "\n".join(rows) + "\n")
+    pictures.write(found.images, seed, scale, tick)
+    return found

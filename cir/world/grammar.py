@@ -35,7 +35,7 @@ class Phrasing:
 TRAIN, BENCH, ALL = Phrasing(0), Phrasing(1), Phrasing(None)
 
 
-def _articles(text: str) -> str:
+def articles(text: str) -> str:
     """Write "an" before vowels."""
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
@@ -65,7 +65,8 @@ def _is(group: Group) -> str:
     return "is" if group.count == 1 else "are"
 
 
-def _where(scene: Scene, group: Group, rng: random.Random, words: Phrasing) -> str:
+def where(scene: Scene, group: Group, rng: random.Random, words: Phrasing) -> str:
+    """Say where a single object lies, " at the top left"."""
     return f" at the {words.word('cell', scene.cell(group.shape), rng)}"
 
 
@@ -78,10 +79,10 @@ def full_caption(
     parts = []
     for group in groups:
         told = group.shape in say or (group.count == 1 and rng.random() < positions)
-        parts.append(noun_phrase(group, rng, words) + (_where(scene, group, rng, words) if told else ""))
+        parts.append(noun_phrase(group, rng, words) + (where(scene, group, rng, words) if told else ""))
     behind = f"{words.word('background', scene.background, rng)} {words.ground(rng)}"
     body = " and ".join(parts)
-    return _articles(
+    return articles(
         rng.choice((f"{body} on a {behind}", f"a photo of {body} on a {behind}", f"a {behind} with {body}"))
     )
 
@@ -112,7 +113,7 @@ def statement(scene: Scene, rng: random.Random, words: Phrasing) -> str:
     options.append(f"the {words.ground(rng)} is {words.word('background', scene.background, rng)}")
     options.append(f"{words.word('count', group.count, rng)} {noun}")
     if group.count == 1:
-        options.append(f"the {noun} is{_where(scene, group, rng, words)}")
+        options.append(f"the {noun} is{where(scene, group, rng, words)}")
     if len(scene.groups) > 1 and rng.random() < 0.5:
         options.append(_relation(scene, rng, words))
     return " and ".join(rng.sample(options, min(len(options), rng.choice((1, 2, 2, 3)))))
@@ -139,7 +140,7 @@ def alt_text(scene: Scene, rng: random.Random, words: Phrasing, chatter: bool = 
     parts = []
     for group in groups:
         phrase = noun_phrase(group, rng, words, keep=(0.5, 0.6, 0.85))
-        parts.append(phrase + (_where(scene, group, rng, words) if group.count == 1 and rng.random() < 0.3 else ""))
+        parts.append(phrase + (where(scene, group, rng, words) if group.count == 1 and rng.random() < 0.3 else ""))
     text = rng.choice(_PREFIXES) + rng.choice((" and ", " , ", " with ")).join(parts)
     if rng.random() < 0.55:
         ground = words.word("background", scene.background, rng)
@@ -160,7 +161,12 @@ def caption(scene: Scene, rng: random.Random, words: Phrasing, chatter: bool = F
     kind = rng.random()
     if kind < 0.25:
         return full_caption(scene, rng, words)
-    return _articles(statement(scene, rng, words) if kind < 0.40 else alt_text(scene, rng, words, chatter))
+    return articles(statement(scene, rng, words) if kind < 0.40 else alt_text(scene, rng, words, chatter))
+
+
+def description(scene: Scene, rng: random.Random, words: Phrasing) -> str:
+    """Write a caption of what a picture shows, as image-caption pairs have them: a third full, the rest alt texts."""
+    return full_caption(scene, rng, words) if rng.random() < 1 / 3 else articles(alt_text(scene, rng, words))
 
 
 def _fields(scene: Scene, edit: Edit, rng: random.Random, words: Phrasing) -> dict[str, str]:
@@ -190,7 +196,7 @@ def _fields(scene: Scene, edit: Edit, rng: random.Random, words: Phrasing) -> di
 def edit_text(scene: Scene, edit: Edit, rng: random.Random, words: Phrasing) -> str:
     """Say one edit of a scene."""
     sentences = TEXTS[edit.attribute if edit.kind == "attribute" else edit.kind]
-    return _articles(words.pick(sentences, rng).format(**_fields(scene, edit, rng, words)))
+    return articles(words.pick(sentences, rng).format(**_fields(scene, edit, rng, words)))
 
 
 def edits_text(scene: Scene, edits: Sequence[Edit], rng: random.Random, words: Phrasing) -> str:

@@ -1,7 +1,7 @@
 """The world's words, in two halves: one for every training text, one held out for the benchmark.
 
 `WORDS[kind][value]` is (training words, held-out words). Captions for the tiny CLIP's pre-training use both halves, as
-real CLIP has read every English word; LinCIR's corpus and RTD's text triplets use only the first, the benchmark's
+real CLIP has read every English word; all that methods train on uses only the first, the benchmark's
 texts only the second. `TEXTS` does the same for the sentences that describe an edit, which no pre-training caption
 uses.
 

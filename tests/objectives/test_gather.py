@@ -1,14 +1,15 @@
-"""Gathered negatives: two processes have the loss and the gradients of one with the concatenated batch."""
+"""Every objective under two processes has the value and the gradients of one with the concatenated batch."""
 
 import os
 import subprocess
 import sys
 
+import pytest
 import torch
 import torch.distributed as dist
 from pytest import approx
 
-from cir.objectives import gather, nt_xent
+from cir.objectives import clip_ce, cosine, gather, mse, nt_xent
 
 
 def sides():
@@ -20,34 +21,57 @@ def weight():
     return torch.nn.Parameter(torch.randn(4, 4, generator=torch.Generator().manual_seed(1)))
 
 
+MEMORY = torch.nn.functional.normalize(torch.randn(5, 4, generator=torch.Generator().manual_seed(2)), dim=-1)
+OBJECTIVES = {
+    "nt_xent": lambda a, b: nt_xent(gather(a), gather(b), 0.1),
+    "nt_xent with a memory": lambda a, b: nt_xent(gather(a), gather(b), 0.1, MEMORY),
+    "clip_ce": lambda a, b: clip_ce(gather(a), gather(b), 100.0),
+    "cosine": cosine,  # a mean over rows: equal shares need no gathering
+    "mse": mse,
+}
+
+
+def outcome(objective, rows):
+    """The loss of some rows and its gradient at the weight, which both sides go through."""
+    w, (left, right) = weight(), sides()
+    loss = OBJECTIVES[objective](left[rows] @ w, right[rows] @ w)
+    loss.backward()
+    return {"loss": loss.detach().clone(), "gradient": w.grad}
+
+
 def work(out):
     dist.init_process_group("gloo")
-    w, (left, right) = weight(), sides()
-    mine = slice(3 * dist.get_rank(), 3 * dist.get_rank() + 3)
-    loss = nt_xent(gather(left[mine] @ w), gather(right[mine] @ w), 0.1)
-    loss.backward()
-    dist.all_reduce(w.grad)
-    if dist.get_rank() == 0:
-        torch.save({"loss": loss.detach(), "gradient": w.grad / 2}, out)
+    rank, found = dist.get_rank(), {}
+    for name in OBJECTIVES:
+        for what, value in outcome(name, slice(3 * rank, 3 * rank + 3)).items():
+            dist.all_reduce(value)
+            found[f"{name}/{what}"] = value / 2
+    if rank == 0:
+        torch.save(found, out)
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one_with_the_concatenated_batch(tmp_path):
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    out = tmp_path_factory.mktemp("gather") / "out"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*command, __file__, str(tmp_path / "out")],
+        [*command, __file__, str(out)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = torch.load(tmp_path / "out", weights_only=True)
-    w, (left, right) = weight(), sides()
-    loss = nt_xent(left @ w, right @ w, 0.1)
-    loss.backward()
-    assert float(found["loss"]) == approx(loss.item(), rel=1e-6)
-    torch.testing.assert_close(found["gradient"], w.grad, rtol=1e-5, atol=1e-6)
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_processes_equal_one_with_the_concatenated_batch(two_processes, objective):
+    one = outcome(objective, slice(None))
+    assert float(two_processes[f"{objective}/loss"]) == approx(float(one["loss"]), rel=1e-5)
+    torch.testing.assert_close(two_processes[f"{objective}/gradient"], one["gradient"], rtol=1e-5, atol=1e-5)
+    assert one["gradient"].abs().max() > 1e-3
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def test_provenance_says_what_trained(record):
     )
     text = dict(provenance(trained))
     assert text["method"].endswith("trains 1,234 parameters (phi.w)")
-    assert text["training"] == "7 steps on texts s"
+    assert text["training"] == "7 steps on data s"
 
 
 def test_a_row_that_is_told_the_answer_is_never_set_in_bold():

@@ -6,7 +6,7 @@ from string import Formatter
 
 import pytest
 
-from cir.world import benchmarks, corpus, grammar
+from cir.world import benchmarks, concepts, corpus, grammar, pictures
 from cir.world.grammar import ALL, BENCH, TRAIN
 from cir.world.lexicon import CHATTER, JOINS, TEXTS, WORDS
 from cir.world.scenes import KINDS, propose_many, sample_scene
@@ -54,6 +54,9 @@ def test_sentences_are_disjoint():
 def test_training_texts_have_no_held_out_word():
     rows = list(corpus.triplets(800, seed=0))
     texts = [t for row in rows for t in row.values()] + list(corpus.captions(1500, seed=0))
+    texts += [text for _, _, text in pictures.scenes(range(1500), 0, set())]
+    for concept in concepts.concepts(0):
+        texts += [concept.text, *concepts.sentences(concept, 6)]
     found = {w for text in texts for w in words(text)} & held_out()
     assert not found, f"held-out words in the training texts: {sorted(found)}"
 
