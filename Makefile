@@ -36,8 +36,9 @@ format: $(STAMP)  ## rewrite in the house style
 golden: $(STAMP)  ## regenerate the small committed outputs the tests compare with; review the diff
 	$(RUN)/python -m pytest -q tests/test_golden.py --regenerate
 
-speed: $(STAMP)  ## measure search and metrics against plain twins
+speed: $(STAMP)  ## measure search, metrics and training steps against plain twins (a quarter of an hour)
 	$(RUN)/python experiments/speed/metrics.py
+	$(RUN)/python experiments/speed/training.py
 
 clean:  ## remove caches and outputs, not the environment
 	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis out runs build
