@@ -41,7 +41,7 @@ def read(record: Record, metric: str) -> float | None:
 def shown(metric: str, value: float) -> str:
     """Print a cost.
 
-    >>> shown("minutes", 1.234), shown("parameters", 14162688)
+    >>> shown("minutes", 1.234), shown("parameters", 14162688.0)
     ('1.23', '14,162,688')
     """
     return format(value, COSTS[metric].form)
