@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format golden speed clean
+.PHONY: help demo test lint types format golden speed world clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -39,6 +39,9 @@ golden: $(STAMP)  ## regenerate the small committed outputs the tests compare wi
 speed: $(STAMP)  ## measure search, metrics and training steps against plain twins (a quarter of an hour)
 	$(RUN)/python experiments/speed/metrics.py
 	$(RUN)/python experiments/speed/training.py
+
+world: $(STAMP)  ## train every method on the bundled world, three seeds each: docs/world.md's table (an hour)
+	bash experiments/world.sh
 
 clean:  ## remove caches and outputs, not the environment
 	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis out runs build

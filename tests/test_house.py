@@ -14,7 +14,7 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = ("demo", "test", "lint", "types", "format", "golden", "help")
+TARGETS = ("demo", "test", "lint", "types", "format", "golden", "speed", "world", "help")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "datasets").glob("*.md")])
 LARGEST = 15 * 2**20
 REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:==([^\s;]+))?")
@@ -55,7 +55,10 @@ def test_make_golden_rewrites_the_golden_files():
 
 def test_every_dependency_is_pinned():
     extras = project()["optional-dependencies"]
-    wanted = [*project()["dependencies"], *extras["dev"], *extras["siglip"]]
+    wanted = [
+        *project()["dependencies"],
+        *(line for extra in ("dev", "siglip", "lora", "parquet", "datasets", "llm") for line in extras[extra]),
+    ]
     names = {normal(REQUIREMENT.match(line)[1]) for line in wanted}
     fixed = pins()
     assert fixed["torch"] == "2.13.0"
