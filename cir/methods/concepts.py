@@ -75,7 +75,8 @@ def concept_features(backbone: Backbone, names: Sequence[str], store: Store) -> 
                 shown.advance(len(block))
 
     listed = hashlib.sha256(json.dumps([list(names), TEMPLATES]).encode()).hexdigest()[:16]
-    return store.rows("concepts", (listed,), len(names), compute)
+    known = (listed, getattr(backbone.tokenizer, "fingerprint", ""))
+    return store.rows("concepts", known, len(names), compute)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cir import prompts
 from cir.backbones.base import Backbone, Tokenizer
-from cir.methods.base import NoStore, Store
+from cir.methods.base import Images, NoStore, Store
 from cir.methods.masking import Masked
 from cir.progress import bar
 from cir.prompts import tokenize
@@ -37,13 +37,14 @@ def fits(count: int, row_bytes: int, store: Store) -> bool:
     return count * row_bytes <= (MEMORY_BYTES if isinstance(store, NoStore) else DISK_BYTES)
 
 
-def fingerprint(source: Sequence[Any]) -> str:
+def fingerprint(source: Sequence[Any] | Images) -> str:
     """Identify a training source: by its own fingerprint, or over its rows."""
     own = getattr(source, "fingerprint", None)
     if isinstance(own, str):
         return own
     total = hashlib.sha256()
-    for row in source:
+    rows: Any = source
+    for row in rows:
         total.update(repr(row).encode())
     return total.hexdigest()[:16]
 

@@ -38,18 +38,6 @@ def check(method: Method, source: Sequence[Any] | Images, config: TrainConfig, e
         )
 
 
-def fingerprint(source: Sequence[Any] | Images) -> str:
-    """Identify a training source: by its own fingerprint, or over its rows."""
-    own = getattr(source, "fingerprint", None)
-    if isinstance(own, str):
-        return own
-    total = hashlib.sha256()
-    rows: Any = source
-    for row in rows:
-        total.update(repr(row).encode())
-    return total.hexdigest()[:16]
-
-
 def left_out(source: Any) -> dict[str, Any]:
     """Describe what a source leaves out, for the checkpoint; nothing where it leaves out nothing."""
     bad = getattr(source, "bad", None)

@@ -17,8 +17,9 @@ from cir.config import TrainConfig
 from cir.errors import InputError, RunError, nearest
 from cir.methods import checkpoint
 from cir.methods.base import Images, Method, NoStore, Store
+from cir.methods.texts import fingerprint
 from cir.optim import Average, Count, adamw, counts, rate, trainables
-from cir.train.checks import DTYPES, check, fingerprint, identity, left_out
+from cir.train.checks import DTYPES, check, identity, left_out
 from cir.train.cost import Cost
 from cir.train.folder import Folder, Snapshot
 from cir.train.order import Feed, Share, blocks_of
