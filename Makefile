@@ -20,7 +20,7 @@ demo: $(STAMP)  ## train an adapter on the bundled world, evaluate it, draw the 
 	$(RUN)/cir demo
 
 test: $(STAMP)  ## run all tests
-	$(RUN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2
 
 lint: $(STAMP)  ## check style and formatting
 	$(RUN)/ruff check .

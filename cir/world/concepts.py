@@ -69,10 +69,10 @@ def sentences(concept: Concept, count: int, seed: int = 0) -> list[str]:
     return list(found)
 
 
-def rows(listed: Sequence[Concept], seed: int = 0) -> Iterator[str]:
-    """Write the lines of `phrases.jsonl`: {"concept": ..., "phrases": [...]}."""
+def rows(listed: Sequence[Concept], seed: int = 0, count: int = SENTENCES) -> Iterator[str]:
+    """Write the lines of `phrases.jsonl`: {"concept": ..., "phrases": [...]}, `count` sentences around each."""
     for concept in listed:
-        yield json.dumps({"concept": concept.text, "phrases": sentences(concept, SENTENCES, seed)})
+        yield json.dumps({"concept": concept.text, "phrases": sentences(concept, count, seed)})
 
 
 def _about_object(concept: Concept, rng: random.Random, continued: bool) -> str:

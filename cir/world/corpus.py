@@ -61,7 +61,7 @@ class Corpus:
 
 
 def write(folder: Path, seed: int = 0, scale: float = 1.0, tick: Callable[[int], None] = lambda n: None) -> Corpus:
-    """Write what is not there yet; `scale` shrinks the number of pictures, `tick` hears of every one drawn."""
+    """Write what is not there yet; `scale` shrinks all but the list of concepts, `tick` hears of every picture."""
     found = Corpus(
         captions=folder / "captions.txt",
         triplets=folder / "triplets.jsonl",
@@ -71,10 +71,10 @@ def write(folder: Path, seed: int = 0, scale: float = 1.0, tick: Callable[[int],
     )
     listed = concepts.concepts(seed)
     lines: dict[Path, Iterable[str]] = {
-        found.captions: captions(CAPTIONS, seed),
-        found.triplets: map(json.dumps, triplets(TRIPLETS, seed)),
+        found.captions: captions(max(1, round(CAPTIONS * scale)), seed),
+        found.triplets: map(json.dumps, triplets(max(1, round(TRIPLETS * scale)), seed)),
         found.concepts: (concept.text for concept in listed),
-        found.phrases: concepts.rows(listed, seed),
+        found.phrases: concepts.rows(listed, seed, max(4, round(concepts.SENTENCES * scale))),
     }
     for path, rows in lines.items():
         if not path.exists():

@@ -23,8 +23,8 @@ EVERY = concepts.concepts(0)
 @pytest.fixture(scope="module", autouse=True)
 def few():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "CAPTIONS", 60)
-        patch.setattr(corpus, "TRIPLETS", 40)
+        patch.setattr(corpus, "CAPTIONS", 60 / SCALE)
+        patch.setattr(corpus, "TRIPLETS", 40 / SCALE)
         yield
 
 
@@ -77,7 +77,7 @@ def test_sentences_come_from_the_seed():
 def test_phrases_are_written_for_every_concept(written):
     rows = [json.loads(line) for line in written.phrases.read_text().splitlines()]
     assert [row["concept"] for row in rows] == written.concepts.read_text().splitlines()
-    assert all(len(row["phrases"]) >= 32 for row in rows)
+    assert all(len(row["phrases"]) == 4 for row in rows) and concepts.SENTENCES >= 32
 
 
 def test_shards_hold_pairs_of_picture_and_caption(written):
