@@ -32,16 +32,10 @@ class Adapter(Pretrained):
     torch.Size([2, 1, 768])
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        described: dict[str, Any],
-        backbone: Backbone | str | None = None,
-        device: str | torch.device | None = None,
-    ) -> None:
-        super().__init__(folder, described, backbone, device)
-        self._projector = checkpoint.projector(folder, self.device)
-        self._method = None if described.get("base") else self._projector
+    def _open(self) -> None:
+        """Read the projector; a wrapper's own tower waits for its backbone."""
+        self._projector = checkpoint.projector(self.folder, self.device)
+        self._method = None if self.described.get("base") else self._projector
 
     @staticmethod
     def describe(folder: Path) -> dict[str, Any]:
@@ -105,15 +99,9 @@ class Adapter(Pretrained):
 class TokenTable(Pretrained):
     """Pseudo-words by image name: what optimisation-based inversion (SEARLE-OTI, arXiv:2303.15247) leaves behind."""
 
-    def __init__(
-        self,
-        folder: Path,
-        described: dict[str, Any],
-        backbone: Backbone | str | None = None,
-        device: str | torch.device | None = None,
-    ) -> None:
-        super().__init__(folder, described, backbone, device)
-        self.tokens, self.names = token_table.read(folder)
+    def _open(self) -> None:
+        """Read tokens and names."""
+        self.tokens, self.names = token_table.read(self.folder)
         self._rows = {name: row for row, name in enumerate(self.names)}
 
     @staticmethod

@@ -54,6 +54,10 @@ class Pretrained:
         if backbone is not None:
             self._check(backbone)
         self.device = backbone.device if backbone is not None else pick_device(self.config.backbone.device)
+        self._open()
+
+    def _open(self) -> None:
+        """Read what the folder holds."""
 
     @property
     def backbone(self) -> Backbone:

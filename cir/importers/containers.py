@@ -81,15 +81,17 @@ def load(path: Path) -> Any:
 
 def _refusal(path: Path, error: Exception) -> str:
     """Tell a file that needs unpickling from one that is not a checkpoint at all."""
+    with open(path, "rb") as file:
+        pickled = file.read(1) == b"\x80" or zipfile.is_zipfile(path)
     text = " ".join(str(error).split())
-    if "weights_only" in text or "GLOBAL" in text or "WeightsUnpickler" in text:
-        at = text.find("GLOBAL")
-        what = text[at : at + 120] if at >= 0 else text[:160]
+    if pickled and ("GLOBAL" in text or "WeightsUnpickler error" in text):
+        what = text[text.find("GLOBAL") if "GLOBAL" in text else text.find("WeightsUnpickler error") :][:120]
         return (
             f"{path}: holds pickled objects besides tensors ({what}), and loading them would run code from the file; "
             "where its source tree is installed and trusted, save `model.state_dict()` instead and import that"
         )
-    return f"{path}: not a checkpoint that torch reads ({type(error).__name__}: {text[:120]})"
+    why = f" ({type(error).__name__}: {text[:120]})" if pickled else "; expected a .pt or .safetensors file"
+    return f"{path}: not a checkpoint that torch reads{why}"
 
 
 def _container(path: Path, key: str, state: Any, passed_over: tuple[str, ...]) -> Container:

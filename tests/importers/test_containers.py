@@ -89,3 +89,9 @@ def test_pickled_modules_and_actions_are_refused(tmp_path):
     with pytest.raises(InputError, match="would run code from the file"):
         containers.read(path)
     assert not trace.exists()
+
+
+def test_a_text_file_is_no_checkpoint_and_none_of_its_words_are_torch_advice(tmp_path):
+    (tmp_path / "captions.pt").write_text("A man wearing a red hat.")
+    with pytest.raises(InputError, match=r"captions\.pt: not a checkpoint that torch reads; expected a \.pt or"):
+        containers.read(tmp_path / "captions.pt")

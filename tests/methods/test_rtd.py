@@ -1,8 +1,7 @@
-from dataclasses import dataclass
-
 import pytest
 import torch
 
+from cir.data.triplets import Triplet
 from cir.errors import InputError
 from cir.methods import METHODS, NoStore, PseudoWordMethod, build, checkpoint
 from cir.methods.noise import perturb
@@ -12,19 +11,11 @@ from cir.optim import trainables
 from cir.prompts import tokenize
 from cir.randomness import StepRandom
 
-
-@dataclass
-class Row:
-    reference: str
-    text: str
-    target: str
-
-
 ROWS = [
-    Row("A red dress $5", "is Blue, costs $20", "A blue dress"),
-    Row("two dogs", "on grass instead", "two dogs on grass"),
-    Row("a sofa", "has cats", "a sofa with cats"),
-    Row("person", "holding umbrella", "person holding umbrella"),
+    Triplet("A red dress $5", "is Blue, costs $20", "A blue dress"),
+    Triplet("two dogs", "on grass instead", "two dogs on grass"),
+    Triplet("a sofa", "has cats", "a sofa with cats"),
+    Triplet("person", "holding umbrella", "person holding umbrella"),
 ]
 
 

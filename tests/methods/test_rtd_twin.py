@@ -1,31 +1,22 @@
 """RTD's step against a twin in plain torch: padded rows, the sum of the loss written out, AdamW by hand."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch.nn import functional as F
 
+from cir.data.triplets import Triplet
 from cir.methods import NoStore, build
 from cir.optim import adamw, trainables
 from cir.randomness import StepRandom
 
 HEADS = 2  # of the tiny CLIP
 
-
-@dataclass
-class Row:
-    reference: str
-    text: str
-    target: str
-
-
 ROWS = [
-    Row("A red dress $5", "is Blue, with sleeves", "A blue dress"),
-    Row("two dogs", "on grass instead", "two dogs on grass"),
-    Row("a sofa <PERSON>", "has cats", "a sofa with cats"),
-    Row("person", "holding umbrella", "person holding umbrella"),
-    Row("two dogs", "a photo of that", "A blue dress"),
+    Triplet("A red dress $5", "is Blue, with sleeves", "A blue dress"),
+    Triplet("two dogs", "on grass instead", "two dogs on grass"),
+    Triplet("a sofa <PERSON>", "has cats", "a sofa with cats"),
+    Triplet("person", "holding umbrella", "person holding umbrella"),
+    Triplet("two dogs", "a photo of that", "A blue dress"),
 ]
 
 
