@@ -27,9 +27,7 @@ Texts = Sequence[str] | Sequence[Sequence[str]]
 class Adapter(Pretrained):
     """A method with its weights, in evaluation mode and float32.
 
-    >>> adapter = cir.load("checkpoints/lincir-l14")              # doctest: +SKIP
-    >>> adapter.words(torch.randn(2, 768)).shape                  # doctest: +SKIP
-    torch.Size([2, 1, 768])
+    `cir.load("checkpoints/lincir-l14").words(torch.randn(2, 768))` has the shape (2, 1, 768).
     """
 
     def _open(self) -> None:
