@@ -101,13 +101,19 @@ def score(
     gallery: Annotated[Path, typer.Option(help="npz with arrays `ids` (image ids) and `vectors`.")],
     data: Path = Path("datasets"),
     json: Annotated[Path | None, typer.Option(help="Write scores with intervals here.")] = None,
-    fashioniq_gallery: Annotated[str, typer.Option(help="original or val-union.")] = "original",
+    protocol: Annotated[
+        str, typer.Option(help="One of the benchmark's (`cir list protocols`); default the papers'.")
+    ] = "",
+    fashioniq_gallery: Annotated[
+        str, typer.Option(help="Short for --protocol fashioniq/...: original or val-union.")
+    ] = "",
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Go on with partial data; stamps.")] = False,
 ) -> None:
     """Score vectors made by anybody, with anything."""
     from cir.commands.score import main
 
-    main(benchmark, data, queries, gallery, json, fashioniq_gallery, allow_missing)
+    rule = protocol or (f"fashioniq/{fashioniq_gallery}" if fashioniq_gallery else "")
+    main(benchmark, data, queries, gallery, json, rule, allow_missing)
 
 
 @command(

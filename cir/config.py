@@ -45,6 +45,8 @@ class PromptConfig:
 
     template: str = "a photo of $ that {text}"
     join: str = "both_orders"
+    templates: dict[str, str] = field(default_factory=dict)
+    """Templates per dataset; without one, a benchmark whose published numbers have a sentence of their own keeps it."""
     overflow: str = "error"
     """What becomes of a prompt longer than the text tower takes: `error`, or `cut`, which stamps every number."""
 
@@ -60,6 +62,8 @@ class DataConfig:
     """Go on when images or annotations are missing; stamps every number."""
     fashioniq_gallery: str = "original"
     """`original` (the split's image list) or `val-union` (references and targets of the annotations)."""
+    protocols: dict[str, str] = field(default_factory=dict)
+    """Protocols per dataset (`protocols: {cirr: cirr/soft}`), where not the papers'; `cir list protocols` has them."""
     subset: int = 0
     """Evaluate on this many queries only, 0 for all; stamps every number."""
 
@@ -157,6 +161,8 @@ NOT_NUMBERS = (
     "train.workers",
 )
 """Keys that change where or how fast a run goes, not its numbers; the data has a fingerprint of its own."""
+LATER: dict[str, Any] = {"prompt.templates": {}, "data.protocols": {}}
+"""Keys that came after records had been written, with the value that says nothing: fingerprints leave them out then."""
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -195,6 +201,10 @@ def fingerprint(config: RunConfig) -> str:
     for key in NOT_NUMBERS:
         section, _, last = key.rpartition(".")
         del (plain[section] if section else plain)[last]
+    for key, unset in LATER.items():
+        section, _, last = key.rpartition(".")
+        if plain[section][last] == unset:
+            del plain[section][last]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,12 +1,14 @@
 """Retrieval on one benchmark: load, encode, compose, search, score.
 
-References are gallery images, so every image is encoded once, into the feature cache; from then on retrieval
-reads features, never pixels. A method that reads patch tokens gets those of the references alone, from the same cache.
+References are gallery images as a rule, so every image is encoded once, into the feature cache; from then on retrieval
+reads features, never pixels. References outside the gallery have an entry of their own, so that benchmarks that share
+a gallery share its features. A method that reads patch tokens gets those of the references alone, from the same cache.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +17,18 @@ from jaxtyping import Float, Float32
 
 from cir import data, prompts
 from cir.backbones.base import Backbone
-from cir.backbones.cache import FeatureCache, Kind, encode_gallery
+from cir.backbones.cache import FeatureCache, Kind, encode_gallery, input_size
 from cir.config import RunConfig
 from cir.data import images
+from cir.data.views import Seen
 from cir.errors import InputError, nearest
 from cir.methods.base import Method
 from cir.progress import track
 from cir.prompts import Joiner, Template
-from cir.protocols import PROTOCOLS, Protocol
+from cir.protocols import PROTOCOLS
 from cir.schema import Benchmark, Embeddings, Ranking, Scores, TargetRanks
-from cir.search import search, target_ranks
+from cir.score import rank_and_score
+from cir.search import search
 
 KEPT = 50
 """Ranks kept of every query: what submission files and pages show."""
@@ -45,18 +49,35 @@ class Searched:
     scores: Scores | None
 
 
-def load_benchmark(config: RunConfig, name: str) -> Benchmark:
-    """Load one benchmark as the config says: where it lies, which variant, which subset.
+@dataclass(frozen=True)
+class Features:
+    """Raw features by image id, an array per cache entry: the gallery's, then outsiders'; or the references' patches."""
+
+    names: tuple[tuple[str, ...], ...]
+    arrays: tuple[Float[np.ndarray, "..."], ...]
+
+    def take(self, wanted: Sequence[str]) -> Float32[np.ndarray, "..."]:
+        """Gather rows, as float32."""
+        return np.stack([self.arrays[part][row] for part, row in map(self._places.__getitem__, wanted)]).astype(
+            np.float32, copy=False
+        )
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        return {name: (part, row) for part, names in enumerate(self.names) for row, name in enumerate(names)}
+
+
+def load_benchmark(config: RunConfig, name: str, protocol: str | None = None) -> Benchmark:
+    """Load one benchmark as the config says: where it lies, under which protocol (`protocol` wins), which subset.
 
     With `data.allow_missing`, missing and unreadable images leave it here; without, `encode` stops at them, having
     seen each file's size and date only where the features are cached already.
     """
     settings = config.data
-    plain = name.removeprefix("world/")
-    dataset = plain.split("/")[0]
-    root = Path(settings.roots.get(dataset, settings.root))
-    gallery = {"gallery": settings.fashioniq_gallery} if dataset == "fashioniq" else {}
-    benchmark = data.load(name, root, allow_missing=settings.allow_missing, **gallery)
+    root = Path(settings.roots.get(data.dataset(name), settings.root))
+    benchmark = data.load(
+        name, root, protocol=protocol or _protocol(config, name), allow_missing=settings.allow_missing
+    )
     if settings.subset:
         benchmark = data.subset(benchmark, settings.subset)
     if settings.allow_missing:
@@ -66,7 +87,27 @@ def load_benchmark(config: RunConfig, name: str) -> Benchmark:
         benchmark = dataclasses.replace(benchmark, stamps=(*benchmark.stamps, cut))
     if config.smoke:
         benchmark = dataclasses.replace(benchmark, stamps=(*benchmark.stamps, "smoke run"))
+    if template(config, benchmark) != config.prompt.template:
+        sentence = f"prompt: {template(config, benchmark)}"
+        benchmark = dataclasses.replace(benchmark, notes=(*benchmark.notes, sentence))
     return benchmark
+
+
+def template(config: RunConfig, benchmark: Benchmark) -> str:
+    """Choose the sentence: the config's for the dataset, or the benchmark's own, or the config's general one."""
+    return config.prompt.templates.get(data.dataset(benchmark.name), benchmark.template) or config.prompt.template
+
+
+def _protocol(config: RunConfig, name: str) -> str | None:
+    """Read which protocol the config asks for; FashionIQ's gallery may be named by its own key."""
+    dataset = data.dataset(name)
+    chosen = config.data.protocols.get(dataset)
+    if dataset != "fashioniq" or config.data.fashioniq_gallery == "original":
+        return chosen
+    named = f"fashioniq/{config.data.fashioniq_gallery}"
+    if chosen not in (None, named):
+        raise InputError(f"data.protocols.fashioniq: {chosen!r}, but data.fashioniq_gallery says {named}; keep one")
+    return named
 
 
 def run_search(
@@ -75,17 +116,17 @@ def run_search(
     """Encode, compose, search and score one benchmark."""
     protocol = PROTOCOLS[benchmark.protocol]
     features = encode(benchmark, config, backbone, progress=progress)
-    gallery = Embeddings(benchmark.gallery, _unit(features[: len(benchmark.gallery)]))
-    reference = features
+    gallery = Embeddings(benchmark.gallery, _unit(features.arrays[0]))
     if method.reads == "patches":
-        reference = encode(benchmark, config, backbone, progress=progress, kind="patches")
-    queries = compose(benchmark, reference, config, backbone, method, progress=progress)
+        features = encode(benchmark, config, backbone, progress=progress, kind="patches")
+    queries = compose(benchmark, features, config, backbone, method, progress=progress)
     exclude = {query.id: protocol.excluded(query) for query in benchmark.queries}
-    ranking = search(queries, gallery, min(KEPT, len(benchmark.gallery)), exclude)
+    within = [query.candidates for query in benchmark.queries] if protocol.competes == "candidates" else None
+    ranking = search(queries, gallery, min(KEPT, len(benchmark.gallery)), exclude, within)
     if not benchmark.labelled:
         return Searched(benchmark, ranking, None, None)
-    ranks, scores = _score(benchmark, protocol, queries, gallery, exclude)
-    return Searched(benchmark, ranking, ranks, scores)
+    outcome = rank_and_score(benchmark, protocol, queries, gallery)
+    return Searched(benchmark, ranking, outcome.ranks, outcome.scores)
 
 
 def encode(
@@ -96,29 +137,50 @@ def encode(
     cache: FeatureCache | None = None,
     progress: bool = True,
     kind: Kind = "image",
-) -> Float[np.ndarray, "n t d"]:
-    """Read raw features of the gallery, and behind it of references that are not in it, through the cache.
+) -> Features:
+    """Read raw features of the gallery, and of references that are not in it, through the cache.
 
     With `kind="patches"`, read patch tokens "n p v" of the distinct references only, float16 and memory-mapped (without
     a cache, in memory). `cache` stands in for the one the config names, for callers that read its counters.
     """
-    names = _names(benchmark, kind)
-    paths = [benchmark.root / benchmark.paths[name] for name in names]
     if cache is None and config.backbone.cache:
         cache = FeatureCache(Path(config.backbone.cache), STORAGE[kind])
     workers = config.train.workers or None
-    try:
-        return encode_gallery(backbone, names, paths, cache, workers=workers, progress=progress, kind=kind)
-    except InputError as error:
-        raise InputError(
-            f"{benchmark.name}: {error}; complete the folder, or go on with data.allow_missing=true, which stamps"
-        ) from None
+    names = _names(benchmark, kind)
+    size = input_size(backbone) if benchmark.views else (0, 0)
+    arrays = []
+    for part in names:
+        paths = [benchmark.root / benchmark.paths[name] for name in part]
+        openers, marks = _views(benchmark, part, paths, size)
+        try:
+            arrays.append(
+                encode_gallery(
+                    backbone, part, paths, cache, workers=workers, progress=progress, kind=kind, openers=openers,
+                    marks=marks,
+                )
+            )  # fmt: skip
+        except InputError as error:
+            raise InputError(
+                f"{benchmark.name}: {error}; complete the folder, or go on with data.allow_missing=true, which stamps"
+            ) from None
+    return Features(names, tuple(arrays))
+
+
+def _views(
+    benchmark: Benchmark, names: Sequence[str], paths: Sequence[Path], size: tuple[int, int]
+) -> tuple[Sequence[Path | Seen] | None, Sequence[str]]:
+    """Say what to open where images are parts of pictures, and which parts."""
+    if not any(name in benchmark.views for name in names):
+        return None, ()
+    views = [benchmark.views.get(name) for name in names]
+    opened = [path if view is None else Seen(path, view, size) for path, view in zip(paths, views, strict=True)]
+    return opened, [str(view or "") for view in views]
 
 
 @torch.inference_mode()
 def compose(
     benchmark: Benchmark,
-    features: Float[np.ndarray, "n t d"],
+    features: Features,
     config: RunConfig,
     backbone: Backbone,
     method: Method,
@@ -129,18 +191,15 @@ def compose(
 
     `features` are what `encode` gives for the kind that the method reads: of all images, or the references' patches.
     """
-    template = Template(config.prompt.template, config.prompt.overflow)  # type: ignore[arg-type]  # config checks it
+    sentence = Template(template(config, benchmark), config.prompt.overflow)  # type: ignore[arg-type]  # config checks it
     join = joiner(config)
-    names = _names(benchmark, "patches" if method.reads == "patches" else "image")
-    rows = {name: row for row, name in enumerate(names)}
     vectors = []
     starts = range(0, len(benchmark.queries), BATCH)
     method.eval()
     for start in track(starts, description=f"composing {benchmark.name}", enabled=progress and len(starts) > 8):
         queries = benchmark.queries[start : start + BATCH]
-        reference = np.asarray(features[[rows[query.reference] for query in queries]], dtype=np.float32)
-        given = torch.from_numpy(reference).to(backbone.device)
-        vectors.append(method.compose(backbone, given, queries, template, join).float().cpu().numpy())
+        given = torch.from_numpy(features.take([query.reference for query in queries])).to(backbone.device)
+        vectors.append(method.compose(backbone, given, queries, sentence, join).float().cpu().numpy())
     ids = tuple(query.id for query in benchmark.queries)
     return Embeddings(ids, _unit(np.concatenate(vectors)), method.fusion)
 
@@ -153,10 +212,14 @@ def joiner(config: RunConfig) -> Joiner:
     return prompts.JOINERS[name]
 
 
-def _names(benchmark: Benchmark, kind: Kind) -> list[str]:
-    """List the gallery, then the references outside it, each once; for patches the references only."""
-    gallery = benchmark.gallery if kind == "image" else ()
-    return list(dict.fromkeys([*gallery, *(query.reference for query in benchmark.queries)]))
+def _names(benchmark: Benchmark, kind: Kind) -> tuple[tuple[str, ...], ...]:
+    """List the gallery, and by themselves the references outside it, each once; for patches the references only."""
+    references = dict.fromkeys(query.reference for query in benchmark.queries)
+    if kind == "patches":
+        return (tuple(references),)
+    known = set(benchmark.gallery)
+    outside = tuple(name for name in references if name not in known)
+    return (benchmark.gallery, outside) if outside else (benchmark.gallery,)
 
 
 def _unit(vectors: Float[np.ndarray, "n t d"]) -> Float32[np.ndarray, "n t d"]:
@@ -164,19 +227,3 @@ def _unit(vectors: Float[np.ndarray, "n t d"]) -> Float32[np.ndarray, "n t d"]:
     unit = np.array(vectors, dtype=np.float32)
     unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
     return unit
-
-
-def _score(
-    benchmark: Benchmark,
-    protocol: Protocol,
-    queries: Embeddings,
-    gallery: Embeddings,
-    exclude: Mapping[str, Sequence[str]],
-) -> tuple[TargetRanks, Scores]:
-    targets = [query.targets for query in benchmark.queries]
-    ranks = target_ranks(queries, gallery, targets, exclude)
-    within = None
-    if protocol.subset:
-        candidates = [query.candidates for query in benchmark.queries]
-        within = target_ranks(queries, gallery, targets, exclude, within=candidates)
-    return ranks, protocol.score(benchmark, ranks, within)

@@ -21,6 +21,7 @@ from cir.backbones.encoded import EncodedImages
 from cir.backbones.kept import KeptRows
 from cir.backbones.store import FeatureCache
 from cir.config import RunConfig
+from cir.data import views
 from cir.errors import InputError
 from cir.evaluate import Evaluation
 from cir.methods import checkpoint
@@ -217,6 +218,7 @@ def report(
             beside[bench.name],
             index="index.html",
             aspect_metric=PROTOCOLS[bench.protocol].aspect_metric,
+            part=views.seen,
             limit=limit,
         )
         pages[one.record.fingerprint] = name

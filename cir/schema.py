@@ -27,12 +27,26 @@ def _unique(ids: Iterable[str], what: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """A part of a picture that counts as an image of its own: which rule of `cir.data.views`, and the box it gets."""
+
+    kind: str
+    box: tuple[float, ...]
+
+    def __str__(self) -> str:
+        """Write rule and box, for messages and cache keys."""
+        return f"{self.kind} {','.join(map(str, self.box))}"
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """One question: a reference image and the texts that say what to change.
 
-    `texts` are as annotated, joining belongs to the prompt; `targets` is empty where labels are hidden and
-    its first entry is *the* target where a benchmark singles one out; `candidates` is CIRR's subset of six
-    (or a per-query gallery); `tags` are semantic aspects or kinds of edit; `concept` is CIRCO's shared concept.
+    `texts` are as annotated, joining belongs to the prompt; `targets` is empty where labels are hidden, or where no
+    image is right, and its first entry is *the* target where a benchmark singles one out; `candidates` is CIRR's
+    subset of six or a per-query gallery, which may list an image twice (GeneCIS does: both compete); `tags` are
+    semantic aspects or kinds of edit; `concept` is CIRCO's shared concept; `soft` are graded labels, as image and
+    weight, read only for protocols that use them.
     """
 
     id: str
@@ -42,20 +56,23 @@ class Query:
     candidates: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     concept: str = ""
+    soft: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         _unique(self.targets, f"query {self.id!r}, targets")
-        _unique(self.candidates, f"query {self.id!r}, candidates")
+        _unique((name for name, _ in self.soft), f"query {self.id!r}, graded labels")
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
     """Queries and the one gallery they search.
 
-    `name` is what the user types (`cirr/val`, `fashioniq/dress/val`), `protocol` the default entry of
-    PROTOCOLS, `paths` maps image ids to files relative to `root` (it covers the gallery, and the references).
-    `notes` say which variant was found on disk; `stamps` say what makes a number on it not comparable (a
-    missing image, a subset); both go into the record.
+    `name` is what the user types (`cirr/val`, `fashioniq/dress/val`), `protocol` the entry of PROTOCOLS it was loaded
+    for, `paths` maps image ids to files relative to `root` (it covers the gallery, and the references), `views`
+    the ids that are parts of their files. `open_references` allows references outside the gallery, `open_targets`
+    queries that no image answers (they count as 0; without it, no targets means hidden labels). `template` is the
+    sentence the published numbers are made with, where it is not the usual one. `notes` say which variant was found
+    on disk; `stamps` say what makes a number on it not comparable (a missing image, a subset); both go into the record.
     """
 
     name: str
@@ -67,6 +84,9 @@ class Benchmark:
     root: Path
     paths: Mapping[str, str] = field(repr=False)
     open_references: bool = False
+    open_targets: bool = False
+    template: str = ""
+    views: Mapping[str, View] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
     stamps: tuple[str, ...] = ()
 
@@ -74,8 +94,11 @@ class Benchmark:
         _unique((query.id for query in self.queries), f"{self.name}, queries")
         _unique(self.gallery, f"{self.name}, gallery")
         known = set(self.gallery)
+        checked: set[int] = set()  # all queries of a class may share one long tuple of targets
         for query in self.queries:
-            named = [*query.targets, *query.candidates]
+            named = [] if id(query.targets) in checked else list(query.targets)
+            checked.add(id(query.targets))
+            named += query.candidates
             if not self.open_references:
                 named.append(query.reference)
             absent = [name for name in named if name not in known]
@@ -87,8 +110,8 @@ class Benchmark:
 
     @property
     def labelled(self) -> bool:
-        """Whether every query has a target, so that scores can be computed here."""
-        return all(query.targets for query in self.queries)
+        """Whether the labels are here, so that scores can be computed."""
+        return self.open_targets or all(query.targets for query in self.queries)
 
     @property
     def fingerprint(self) -> str:
@@ -96,7 +119,9 @@ class Benchmark:
         digest = hashlib.sha256(json.dumps([self.name, self.version, self.gallery]).encode())
         for q in self.queries:
             row = [q.id, q.reference, q.texts, q.targets, q.candidates, q.tags, q.concept]
-            digest.update(json.dumps(row).encode())
+            digest.update(json.dumps([*row, q.soft] if q.soft else row).encode())
+        if self.views:
+            digest.update(json.dumps({name: str(view) for name, view in self.views.items()}).encode())
         return digest.hexdigest()[:16]
 
 

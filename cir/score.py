@@ -17,16 +17,17 @@ from jaxtyping import Float, Float32, Int64
 from cir import data, search, stats
 from cir.errors import InputError
 from cir.protocols import PROTOCOLS, Protocol
-from cir.schema import Benchmark, Embeddings, Scores
+from cir.schema import Benchmark, Embeddings, Scores, TargetRanks
 
 UNIT = "percent"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Per-query scores of a benchmark, and the queries that one of its ties could have moved."""
+    """Per-query scores of a benchmark, the ranks behind them, and the queries that one of its ties could have moved."""
 
     scores: Scores
+    ranks: TargetRanks
     tied: tuple[str, ...]
 
 
@@ -36,7 +37,7 @@ def score(
     queries_path: Path | str,
     gallery_path: Path | str,
     *,
-    gallery: str | None = None,
+    protocol: str | None = None,
     allow_missing: bool = False,
     resamples: int = 2000,
     seed: int = 0,
@@ -44,33 +45,40 @@ def score(
 ) -> dict[str, Any]:
     """Score `ids` and `vectors` of two `.npz` files on a benchmark; means and intervals are in percent, as printed.
 
-    `gallery` is FashionIQ's convention. `per_query` names a `.npz` to write with `ids` and one array of fractions per
-    metric. Raises InputError for a group of benchmarks, for hidden labels, and for anything wrong with the files.
+    `protocol` is one of the benchmark's (none: the papers'). `per_query` names a `.npz` to write with `ids` and one
+    array of fractions per metric. Raises InputError for a group of benchmarks, for hidden labels, and for anything
+    wrong with the files.
     """
     _refuse_group(benchmark_name)
-    benchmark = data.load(benchmark_name, data_root, gallery=gallery, allow_missing=allow_missing)
+    benchmark = data.load(benchmark_name, data_root, protocol=protocol, allow_missing=allow_missing)
     if not benchmark.labelled:
         raise InputError(f"{benchmark.name}: the labels of this split are hidden, only its server can score it")
     queries = aligned(*read_vectors(queries_path), [q.id for q in benchmark.queries], f"{queries_path}: query")
     images = aligned(*read_vectors(gallery_path), benchmark.gallery, f"{gallery_path}: gallery")
-    protocol = PROTOCOLS[benchmark.protocol]
-    outcome = rank_and_score(benchmark, protocol, queries, images)
+    rule = PROTOCOLS[benchmark.protocol]
+    outcome = rank_and_score(benchmark, rule, queries, images)
     if per_query is not None:
         write_values(Path(per_query), outcome.scores)
-    return summary(benchmark, protocol, outcome, resamples=resamples, seed=seed)
+    return summary(benchmark, rule, outcome, resamples=resamples, seed=seed)
 
 
 def rank_and_score(benchmark: Benchmark, protocol: Protocol, queries: Embeddings, gallery: Embeddings) -> Outcome:
-    """Rank every target under a protocol and score it; both sides in the benchmark's order."""
-    exclude = {query.id: protocol.excluded(query) for query in benchmark.queries}
-    targets = [query.targets for query in benchmark.queries]
-    ranks = search.target_ranks(queries, gallery, targets, exclude)
-    tied, within = ranks.tied, None
-    if protocol.subset:
-        within = search.target_ranks(queries, gallery, targets, exclude, [q.candidates for q in benchmark.queries])
+    """Rank what is relevant under a protocol and score it; both sides in the benchmark's order."""
+    asked = benchmark.queries
+    exclude = {query.id: protocol.excluded(query) for query in asked}
+    relevant = [protocol.relevant(query) for query in asked]
+    candidates = None if protocol.competes == "gallery" else [query.candidates for query in asked]
+    if protocol.competes == "candidates":
+        ranks, within = search.target_ranks(queries, gallery, relevant, exclude, candidates), None
+    else:
+        ranks, within = search.target_ranks(queries, gallery, relevant, exclude), None
+    tied = ranks.tied
+    if protocol.competes == "both":
+        own = [protocol.relevant_within(query) for query in asked]
+        within = search.target_ranks(queries, gallery, own, exclude, candidates)
         tied = tied | within.tied
     scores = protocol.score(benchmark, ranks, within)
-    return Outcome(scores, tuple(queries.ids[i] for i in np.flatnonzero(tied)))
+    return Outcome(scores, ranks, tuple(queries.ids[i] for i in np.flatnonzero(tied)))
 
 
 def summary(

@@ -29,17 +29,26 @@ _PAIR_ELEMENTS = 2**17  # float64 numbers gathered at a time when pairs are scor
 
 
 def search(
-    queries: Embeddings, gallery: Embeddings, k: int, exclude: Mapping[str, Collection[str]] | None = None
+    queries: Embeddings,
+    gallery: Embeddings,
+    k: int,
+    exclude: Mapping[str, Collection[str]] | None = None,
+    within: Sequence[Sequence[str]] | None = None,
 ) -> Ranking:
     """Find the `k` best gallery images of every query, best first, ties in gallery order.
 
     `exclude` maps query ids to image ids that do not take part: they are absent, a row that runs out of images is
-    filled with -1. Raises InputError for unequal widths or `k` below one.
+    filled with -1. `within` lists per query the only images that compete (GeneCIS's own galleries); one listed twice
+    is ranked once. Raises InputError for unequal widths or `k` below one.
     """
     _same_width(queries, gallery)
     if k < 1:
         raise InputError(f"search: k must be at least 1, got {k}")
-    banned = _Banned(queries.ids, _positions(gallery.ids), exclude)
+    positions = _positions(gallery.ids)
+    banned = _Banned(queries.ids, positions, exclude)
+    if within is not None:
+        rivals = _columns(queries.ids, [list(dict.fromkeys(names)) for names in within], positions, "candidates")
+        return _search_within(queries, gallery, k, np.where(banned.among(rivals), -1, rivals))
     order = np.full((len(queries.ids), k), -1, dtype=np.int64)
     best = np.full((len(queries.ids), k), -np.inf, dtype=np.float32)
     for rows, columns in _blocks(queries, gallery, least=k):  # so that a full ranking is sorted once
@@ -183,6 +192,21 @@ def _entry(block: _Block, floor: Float32[np.ndarray, " q"], k: int) -> Float32[n
         kth = np.partition(block.fast[waiting], width - k, axis=1)[:, width - k]
         entry[waiting] = kth - 2 * block.slack  # both the k-th and the rival may be off
     return np.maximum(entry, np.float32(-2))  # below any score, above what is excluded
+
+
+def _search_within(queries: Embeddings, gallery: Embeddings, k: int, rivals: Int64[np.ndarray, "q c"]) -> Ranking:
+    """Sort each query's own few images."""
+    scores = np.full(rivals.shape, -np.inf, dtype=np.float32)
+    rows, slots = np.nonzero(rivals >= 0)
+    scores[rows, slots] = _exact_pairs(queries.vectors, rows, gallery.vectors, rivals[rows, slots], queries.fusion)
+    first = np.lexsort((rivals, -scores))[:, :k]  # by score, then in gallery order; unused columns last
+    order, best = (np.take_along_axis(table, first, 1) for table in (rivals, scores))
+    short = max(0, k - order.shape[1])
+    order, best = (
+        np.pad(order, ((0, 0), (0, short)), constant_values=-1),
+        np.pad(best, ((0, 0), (0, short)), constant_values=-np.inf),
+    )
+    return Ranking(queries.ids, gallery.ids, order, best)
 
 
 # --- ranks by counting -----------------------------------------------------------------------------------------

@@ -61,15 +61,17 @@ def test_only_distinct_references_are_encoded_and_only_once(config, tiny_backbon
     benchmark = load_benchmark(config, "world/circo/val")
     cache = FeatureCache(tmp_path / "mine", "float16")
     first = encode(benchmark, config, tiny_backbone, cache=cache, progress=False, kind="patches")
-    assert first.shape == (3, 17, tiny_backbone.vision_width) and cache.counters.encoded == 3
-    for row, name in zip(first, ("3", "1", "9"), strict=True):
+    (tokens,), (found,) = first.names, first.arrays
+    assert tokens == ("3", "1", "9")
+    assert found.shape == (3, 17, tiny_backbone.vision_width) and cache.counters.encoded == 3
+    for row, name in zip(found, ("3", "1", "9"), strict=True):
         path = benchmark.root / next(p for image, p in benchmark.paths.items() if int(image) == int(name))
         with Image.open(path) as image:
             expected = tiny_backbone.encode_patches(tiny_backbone.preprocess(image)[None])[0]
         np.testing.assert_allclose(row, expected.numpy(), atol=2e-3, rtol=2e-3)
     again = FeatureCache(tmp_path / "mine", "float16")
     second = encode(benchmark, config, tiny_backbone, cache=again, progress=False, kind="patches")
-    assert np.array_equal(first, second) and isinstance(second, np.memmap)
+    assert np.array_equal(found, second.arrays[0]) and isinstance(second.arrays[0], np.memmap)
     assert (again.counters.decoded, again.counters.encoded) == (0, 0)
 
 
@@ -79,7 +81,7 @@ def test_queries_are_composed_from_their_references_patches(config, tiny_backbon
     found = compose(benchmark, patches, config, tiny_backbone, method, progress=False)
     template, join = Template(config.prompt.template), JOINERS[config.prompt.join]
     for vector, query, row in zip(found.vectors, benchmark.queries, (0, 1, 0, 2), strict=True):
-        tokens = torch.from_numpy(np.asarray(patches[row : row + 1], dtype=np.float32))
+        tokens = torch.from_numpy(np.asarray(patches.arrays[0][row : row + 1], dtype=np.float32))
         alone = method.compose(tiny_backbone, tokens, [query], template, join)[0]
         np.testing.assert_allclose(vector, alone.numpy(), atol=1e-5, rtol=1e-4)
     assert np.abs(found.vectors[0] - found.vectors[2]).max() > 1e-4  # same reference, another text

@@ -19,11 +19,12 @@ def benchmark(queries=(ONE,), gallery=("a", "b", "c"), **changes) -> Benchmark:
     return Benchmark("x/val", "1", "val", "cirr", tuple(queries), tuple(gallery), Path("."), paths, **changes)
 
 
-def test_queries_list_a_target_or_candidate_once():
+def test_queries_list_a_target_or_a_graded_label_once():
     with pytest.raises(InputError, match="targets: 1 ids occur more than once"):
         Query("q", "a", ("t",), ("b", "b"))
-    with pytest.raises(InputError, match="candidates"):
-        Query("q", "a", ("t",), (), ("b", "c", "b"))
+    with pytest.raises(InputError, match="graded labels"):
+        Query("q", "a", ("t",), soft=(("b", 1.0), ("b", 0.5)))
+    assert Query("q", "a", ("t",), (), ("b", "c", "b")).candidates == ("b", "c", "b")  # both compete
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cir.data import load
-from cir.data.counts import PUBLISHED
+from cir.data import circo, cirr, load
 from cir.errors import InputError
 from cir.protocols import PROTOCOLS
 from cir.score import aligned, rank_and_score, read_vectors, score, summary, write_json, write_values
@@ -18,8 +17,8 @@ QUERIES = ((123, [77, 5]), (9, [1004]), (31, [123, 9, 5]))
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A tiny CIRCO in its official layout, with counts of its own."""
-    monkeypatch.setitem(PUBLISHED, "circo/val", {"queries": 3, "gallery": 6, "targets": 6})
-    monkeypatch.setitem(PUBLISHED, "circo/test", {"queries": 3, "gallery": 6, "targets": 0})
+    monkeypatch.setitem(circo.COUNTS, "circo/val", {"queries": 3, "gallery": 6, "targets": 6})
+    monkeypatch.setitem(circo.COUNTS, "circo/test", {"queries": 3, "gallery": 6, "targets": 0})
     rows = [
         {
             "reference_img_id": reference, "target_img_id": targets[0], "gt_img_ids": targets, "id": i,
@@ -119,7 +118,7 @@ def test_collapsed_vectors_are_reported_as_ties(root, files, tmp_path):
 
 
 def test_cirr_deletes_the_reference_and_ranks_the_six(tmp_path, monkeypatch):
-    monkeypatch.setitem(PUBLISHED, "cirr/val", {})
+    monkeypatch.setitem(cirr.COUNTS, "cirr/val", {})
     names = [f"dev-{i}" for i in range(9)]
     rows = [
         {"pairid": 40 + i, "reference": names[i], "target_hard": names[i + 1], "caption": "c",

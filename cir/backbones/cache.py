@@ -37,6 +37,12 @@ class Opener(Protocol):
         ...
 
 
+def input_size(backbone: Backbone) -> tuple[int, int]:
+    """Give width and height of what the vision tower takes."""
+    height, width = backbone.preprocess(Image.new("RGB", (32, 32))).shape[-2:]
+    return width, height
+
+
 Stamp = Literal["stat", "hash"]
 """How a changed picture is noticed: by size and modification time, or by its content (reads every file)."""
 
@@ -55,10 +61,13 @@ def encode_gallery(
     progress: bool = True,
     stamp: Stamp = "stat",
     kind: Kind = "image",
+    openers: Sequence[Path | Opener] | None = None,
+    marks: Sequence[str] = (),
 ) -> Float[np.ndarray, "n t d"]:
     """Give the raw features of pictures, row i for `ids[i]` at `paths[i]`: a read-only memory map from the cache.
 
-    With `kind="patches"` a row holds the picture's tokens, "n p v": two to three orders of magnitude more.
+    With `kind="patches"` a row holds the picture's tokens, "n p v": two to three orders of magnitude more. `openers`
+    are opened in place of the paths (parts of pictures); `marks`, one per row, say which and are part of the cache key.
     Pictures are decoded by threads a bounded number ahead of the tower; the result does not depend on the batch
     size beyond float rounding. The array is float32, or float16 where the cache stores that: widen it before
     multiplying. With `cache=None` everything is computed in memory, patches as float16. Raises InputError that names
@@ -72,11 +81,14 @@ def encode_gallery(
         shape = (0, backbone.vectors, backbone.width) if kind == "image" else (0, 0, backbone.vision_width)
         return np.zeros(shape, dtype=np.float32)
     workers = workers or min(8, os.cpu_count() or 1)
+    opened = paths if openers is None else openers
     stamps = _stamps(paths, stamp, workers)
+    if marks:
+        stamps = tuple(" ".join(pair) for pair in zip(stamps, marks, strict=True))
     counters = Counters() if cache is None else cache.counters
 
     def compute(start: int) -> Generator[Float32[np.ndarray, "b t d"], None, None]:
-        return _encode(backbone, paths, start, batch_size, workers, progress, counters, kind)
+        return _encode(backbone, opened, start, batch_size, workers, progress, counters, kind)
 
     if cache is None:
         kept = np.float32 if kind == "image" else np.float16
@@ -88,7 +100,7 @@ def encode_gallery(
 
 def _encode(
     backbone: Backbone,
-    paths: Sequence[Path] | Sequence[Opener],
+    paths: Sequence[Path | Opener],
     start: int,
     batch_size: int,
     workers: int,
@@ -127,7 +139,7 @@ def _encode(
 
 
 def _decode_ahead(
-    backbone: Backbone, paths: Sequence[Path] | Sequence[Opener], workers: int, ahead: int
+    backbone: Backbone, paths: Sequence[Path | Opener], workers: int, ahead: int
 ) -> Generator[Tensor | str, None, None]:
     """Decode in threads (Pillow releases the interpreter's lock), at most `ahead` pictures in front of the reader."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")

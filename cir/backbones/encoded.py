@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from cir.backbones.base import Backbone
-from cir.backbones.cache import UNREADABLE, CacheKey, Counters, FeatureCache, _encode
+from cir.backbones.cache import UNREADABLE, CacheKey, Counters, FeatureCache, _encode, input_size
 from cir.backbones.crops import ATTEMPTS, crop
 from cir.errors import InputError
 from cir.randomness import StepRandom
@@ -143,8 +143,7 @@ class EncodedImages:
     @cached_property
     def _size(self) -> tuple[int, int]:
         """Width and height of what the tower takes."""
-        height, width = self.backbone.preprocess(Image.new("RGB", (32, 32))).shape[-2:]
-        return width, height
+        return input_size(self.backbone)
 
     def _decoded(self, row: int) -> Image.Image:
         """Decode one picture in full; InputError where it is damaged."""

@@ -27,8 +27,8 @@ def _methods() -> Iterator[str]:
 def _benchmarks() -> Iterator[str]:
     from cir.data import BENCHMARKS, GROUPS
 
-    for name in BENCHMARKS:
-        yield name
+    for name, entry in BENCHMARKS.items():
+        yield f"{name:<28} {', '.join(entry.protocols)}"
     for name, parts in GROUPS.items():
         yield f"{name:<28} the mean of {', '.join(parts)}"
     yield "world/...                    any of these names, on the bundled world (`cir world build`)"

@@ -6,13 +6,12 @@ import typer
 
 
 def main(
-    benchmark: str, data: Path, queries: Path, gallery: Path, json: Path | None, convention: str, allow_missing: bool
+    benchmark: str, data: Path, queries: Path, gallery: Path, json: Path | None, rule: str, allow_missing: bool
 ) -> None:
     """Score, print the means, and write everything as JSON where asked for."""
     from cir.score import score, write_json
 
-    chosen = convention if benchmark.removeprefix("world/").startswith("fashioniq/") else None
-    result = score(benchmark, data, queries, gallery, gallery=chosen, allow_missing=allow_missing)
+    result = score(benchmark, data, queries, gallery, protocol=rule or None, allow_missing=allow_missing)
     protocol = result["protocol"]
     typer.echo(f"{result['benchmark']}  protocol {protocol['name']} v{protocol['version']}  {result['unit']}")
     for metric, value in result["scores"].items():

@@ -1,57 +1,73 @@
 """Benchmarks by name: annotations in, nouns out. One file per benchmark; `images` opens the pixels."""
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from cir.data import circo, cirr, fashioniq
+from cir.data.entry import Entry, Source
 from cir.data.reduce import subset
 from cir.errors import InputError, nearest
 from cir.schema import Benchmark
 
-Loader = Callable[..., Benchmark]
-
-BENCHMARKS: dict[str, Loader] = {
-    **{
-        f"fashioniq/{category}/{split}": partial(fashioniq.load, category=category, split=split)
-        for split in ("val", "test")
-        for category in fashioniq.CATEGORIES
-    },
-    "cirr/val": partial(cirr.load, split="val"),
-    "cirr/test1": partial(cirr.load, split="test1"),
-    "circo/val": partial(circo.load, split="val"),
-    "circo/test": partial(circo.load, split="test"),
+DATASETS: dict[str, ModuleType] = {
+    "fashioniq": fashioniq,
+    "cirr": cirr,
+    "circo": circo,
 }
+"""By the first part of their benchmarks' names; each file has ENTRIES, a SOURCE, and GROUPS where it has some."""
+
+BENCHMARKS: dict[str, Entry] = {name: entry for file in DATASETS.values() for name, entry in file.ENTRIES.items()}
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    f"fashioniq/{split}": tuple(f"fashioniq/{category}/{split}" for category in fashioniq.CATEGORIES)
-    for split in ("val", "test")
+    name: parts for file in DATASETS.values() for name, parts in getattr(file, "GROUPS", {}).items()
 }
 """Names that stand for several benchmarks whose mean is reported."""
 
 WORLD = "world/"
 
 
-def load(name: str, root: Path | str, *, gallery: str | None = None, allow_missing: bool = False) -> Benchmark:
+def load(name: str, root: Path | str, *, protocol: str | None = None, allow_missing: bool = False) -> Benchmark:
     """Load a benchmark from its official layout; `root` is the dataset's folder or the one it lies in.
 
     A `name` that starts with `world/` insists on the bundled world; a world's files are called `world/...` under
-    any name. `gallery` chooses FashionIQ's convention (`original`, `val-union`). Files that do not have the
-    published counts are an InputError; `allow_missing` goes on and stamps. No image is opened here.
+    any name. `protocol` is one of the entry's (none: its first); it decides which gallery and which labels are read.
+    Files that do not have the published counts are an InputError; `allow_missing` goes on and stamps. No image is
+    opened here.
     """
     plain = name.removeprefix(WORLD)
     if plain in GROUPS:
         raise InputError(f"{name} is {len(GROUPS[plain])} benchmarks, {', '.join(expand(name))}; load them one by one")
-    if plain not in BENCHMARKS:
-        raise InputError(f"unknown benchmark {name!r}; {nearest(plain, [*BENCHMARKS, *GROUPS])}")
-    options: dict[str, Any] = {} if gallery is None else {"gallery": gallery}
-    if options and not plain.startswith("fashioniq/"):
-        raise InputError(f"{name}: has one gallery, so gallery={gallery!r} means nothing here; leave it out")
-    benchmark = BENCHMARKS[plain](Path(root), allow_missing=allow_missing, **options)
+    entry = find(name)
+    chosen = entry.protocols[0] if protocol is None else protocol
+    if chosen not in entry.protocols:
+        raise InputError(f"{name}: has no protocol {chosen!r}; {nearest(chosen, entry.protocols)}")
+    benchmark = entry.load(Path(root), protocol=chosen, allow_missing=allow_missing)
     if name != plain and benchmark.name != name:
         raise InputError(f"{name}: {benchmark.root} is not a world, there is no world.json; the name is {plain}")
     return benchmark
+
+
+def find(name: str) -> Entry:
+    """Look up one benchmark, with or without `world/`; InputError names the nearest."""
+    plain = name.removeprefix(WORLD)
+    if plain not in BENCHMARKS:
+        raise InputError(f"unknown benchmark {name!r}; {nearest(plain, [*BENCHMARKS, *GROUPS])}")
+    return BENCHMARKS[plain]
+
+
+def dataset(name: str) -> str:
+    """Name the dataset a benchmark belongs to.
+
+    >>> dataset("world/fashioniq/dress/val")
+    'fashioniq'
+    """
+    return name.removeprefix(WORLD).split("/")[0]
+
+
+def origin(name: str) -> Source:
+    """Say where the dataset of a benchmark or group comes from."""
+    found: Source = DATASETS[dataset(expand(name)[0])].SOURCE
+    return found
 
 
 def expand(name: str) -> list[str]:
@@ -62,9 +78,22 @@ def expand(name: str) -> list[str]:
     """
     plain = name.removeprefix(WORLD)
     prefix = name[: len(name) - len(plain)]
-    if plain not in BENCHMARKS and plain not in GROUPS:
-        raise InputError(f"unknown benchmark {name!r}; {nearest(plain, [*BENCHMARKS, *GROUPS])}")
-    return [f"{prefix}{part}" for part in GROUPS.get(plain, (plain,))]
+    if plain in GROUPS:
+        return [f"{prefix}{part}" for part in GROUPS[plain]]
+    find(name)
+    return [name]
 
 
-__all__ = ["BENCHMARKS", "GROUPS", "Loader", "expand", "load", "subset"]
+__all__ = [
+    "BENCHMARKS",
+    "DATASETS",
+    "GROUPS",
+    "Entry",
+    "Source",
+    "dataset",
+    "expand",
+    "find",
+    "load",
+    "origin",
+    "subset",
+]

@@ -6,30 +6,45 @@ the gallery. Ids are integers in the files and decimal strings here.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from cir.data import layout
 from cir.data.annotations import Folder, Row, inside, read_json, read_rows, typed
+from cir.data.entry import Entry, Source
 from cir.data.reduce import settle
 from cir.errors import InputError
 from cir.schema import Benchmark, Query
 
 COCO = "COCO2017_unlabeled"
 IMAGES = f"{COCO}/unlabeled2017"
+COUNTS = {
+    "circo/val": {"queries": 220, "gallery": 123403, "targets": 916},
+    "circo/test": {"queries": 800, "gallery": 123403, "targets": 0},
+}
+SOURCE = Source(
+    title="CIRCO",
+    folders=("CIRCO", "circo"),
+    annotations="github.com/miccunifi/CIRCO (CC BY-NC 4.0)",
+    images="COCO 2017 unlabeled images (19 GB) and image_info_unlabeled2017, cocodataset.org",
+    page="docs/benchmarks/circo.md",
+)
 
 
-def load(root: Path, split: str, *, allow_missing: bool = False) -> Benchmark:
+def load(root: Path, split: str, *, protocol: str = "circo", allow_missing: bool = False) -> Benchmark:
     """Load `val`, or `test`, whose labels are on a server; `notes` say which list the gallery came from."""
-    base, annotations = layout.find(root, ("CIRCO", "circo"), (f"annotations/{split}.json",))
+    base, annotations = layout.find(root, SOURCE.folders, (f"annotations/{split}.json",))
     queries = tuple(_query(row, hidden=split == "test") for row in read_rows(annotations))
     files, source = _gallery(base)
-    identity = layout.identify("circo", split, base, layout.count(queries, list(files)), allow_missing=allow_missing)
+    name = f"circo/{split}"
+    found = layout.count(queries, list(files))
+    identity = layout.identify(name, base, found, COUNTS[name], allow_missing=allow_missing)
     queries, stamps = settle(queries, files.keys(), identity.stamps)
     return Benchmark(
         name=identity.name,
         version="1",
         split=split,
-        protocol="circo",
+        protocol=protocol,
         queries=queries,
         gallery=tuple(files),
         root=base,
@@ -107,3 +122,20 @@ def _located(base: Path, files: Mapping[str, str]) -> dict[str, str]:
 def _places(file: str) -> list[str]:
     """Say where an image may lie."""
     return [f"{IMAGES}/{file}", f"{IMAGES}/{file.rpartition('.')[0]}.png", f"unlabeled2017/{file}"]
+
+
+ENTRIES = {
+    f"circo/{split}": Entry(
+        partial(load, split=split),
+        protocols=("circo",),
+        files=(
+            (f"annotations/{split}.json",),
+            (
+                f"{COCO}/annotations/image_info_unlabeled2017.json",
+                f"{COCO}/annotations/unlabeled2017_image_ids.txt",
+            ),
+        ),
+        counts=COUNTS[f"circo/{split}"],
+    )
+    for split in ("val", "test")
+}

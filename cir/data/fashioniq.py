@@ -5,51 +5,70 @@
 category and position: `dress/0042`.
 """
 
+from functools import partial
 from pathlib import Path
 
 from cir.data import layout
 from cir.data.annotations import Folder, inside, read_json, read_rows, typed
+from cir.data.entry import Entry, Source
 from cir.data.reduce import settle
-from cir.errors import InputError, nearest
 from cir.schema import Benchmark, Query
 
 CATEGORIES = ("dress", "shirt", "toptee")
-GALLERIES = {"original": "every image of the split file", "val-union": "every reference or target of a query"}
+GALLERIES = {
+    "fashioniq/original": "every image of the split file",
+    "fashioniq/val-union": "every reference or target of a query",
+}
+COUNTS = {
+    "fashioniq/dress/val": {"queries": 2017, "gallery": 3817, "targets": 2017, "union": 2628},
+    "fashioniq/shirt/val": {"queries": 2038, "gallery": 6346, "targets": 2038, "union": 3089},
+    "fashioniq/toptee/val": {"queries": 1961, "gallery": 5373, "targets": 1961, "union": 2902},
+    "fashioniq/dress/test": {"queries": 2024, "gallery": 3818, "targets": 0},
+    "fashioniq/shirt/test": {"queries": 2038, "gallery": 6346, "targets": 0},
+    "fashioniq/toptee/test": {"queries": 2056, "gallery": 5374, "targets": 0},
+}
+SOURCE = Source(
+    title="FashionIQ",
+    folders=("FashionIQ", "fashioniq", "fashion-iq"),
+    annotations="github.com/XiaoxiaoGuo/fashion-iq (Community Data License Agreement)",
+    images="links in the same repository; many are dead, repacked archives circulate",
+    page="docs/benchmarks/fashioniq.md",
+)
 
 
-def load(root: Path, category: str, split: str, *, gallery: str = "original", allow_missing: bool = False) -> Benchmark:
-    """Load one category of `val` or `test`; `gallery` names one of the field's two conventions.
+def load(
+    root: Path, category: str, split: str, *, protocol: str = "fashioniq/original", allow_missing: bool = False
+) -> Benchmark:
+    """Load one category of `val` or `test`; the protocol chooses one of the field's two galleries.
 
-    `val-union` is the smaller gallery of several supervised papers; it needs labels and has its own protocol.
+    That of `fashioniq/val-union` is the smaller one of several supervised papers; it needs labels.
     """
-    if gallery not in GALLERIES:
-        raise InputError(f"fashioniq: unknown gallery {gallery!r}; {nearest(gallery, GALLERIES)}")
+    name = f"fashioniq/{category}/{split}"
     file = f"cap.{category}.{split}.json"
-    base, captions = layout.find(root, ("FashionIQ", "fashioniq", "fashion-iq"), (f"captions/{file}", f"json/{file}"))
+    base, captions = layout.find(root, SOURCE.folders, (f"captions/{file}", f"json/{file}"))
     queries = _queries(captions, category, hidden=split == "test")
     images = _split(base / "image_splits" / f"split.{category}.{split}.json")
-    if gallery == "val-union":
-        if not all(query.targets for query in queries):
-            raise InputError(f"fashioniq/{category}/{split}: the val-union gallery needs labels, which are hidden here")
-        named = {name for query in queries for name in (query.reference, *query.targets)}
-        images = tuple(name for name in images if name in named)
-    found = layout.count(queries, images)
-    union = gallery == "val-union"
-    identity = layout.identify(
-        "fashioniq", f"{category}/{split}", base, found, union=union, allow_missing=allow_missing
-    )
+    union = protocol == "fashioniq/val-union"
+    if union:
+        named = {image for query in queries for image in (query.reference, *query.targets)}
+        images = tuple(image for image in images if image in named)
+    found, compared = layout.count(queries, images), "union" if union else "gallery"
+    identity = layout.identify(name, base, found, COUNTS[name], gallery=compared, allow_missing=allow_missing)
     queries, stamps = settle(queries, set(images), identity.stamps)
     folder = Folder(base)
     return Benchmark(
         name=identity.name,
         version="1",
         split=split,
-        protocol=f"fashioniq/{gallery}",
+        protocol=protocol,
         queries=queries,
         gallery=images,
         root=base,
         paths={name: folder.pick(_paths(name)) for name in images},
-        notes=(f"gallery: {GALLERIES[gallery]}", f"captions from {captions.parent.name}/"),
+        notes=(
+            f"gallery: {GALLERIES.get(protocol, GALLERIES['fashioniq/original'])}",
+            f"captions from {captions.parent.name}/",
+        ),
         stamps=stamps,
     )
 
@@ -80,3 +99,21 @@ def _split(path: Path) -> tuple[str, ...]:
 def _paths(name: str) -> list[str]:
     """Say where an image may lie; both extensions are in circulation."""
     return [inside(f"images/{name}{suffix}", "fashioniq, image id") for suffix in (".jpg", ".png", ".jpeg")]
+
+
+ENTRIES = {
+    f"fashioniq/{category}/{split}": Entry(
+        partial(load, category=category, split=split),
+        protocols=tuple(GALLERIES) if split == "val" else ("fashioniq/original",),
+        files=(
+            (f"captions/cap.{category}.{split}.json", f"json/cap.{category}.{split}.json"),
+            (f"image_splits/split.{category}.{split}.json",),
+        ),
+        counts=COUNTS[f"fashioniq/{category}/{split}"],
+    )
+    for split in ("val", "test")
+    for category in CATEGORIES
+}
+GROUPS = {
+    f"fashioniq/{split}": tuple(f"fashioniq/{category}/{split}" for category in CATEGORIES) for split in ("val", "test")
+}

@@ -9,8 +9,9 @@ from PIL import Image
 
 from cir.data.annotations import inside
 from cir.data.reduce import without
+from cir.data.views import seen
 from cir.errors import InputError
-from cir.schema import Benchmark
+from cir.schema import Benchmark, View
 
 LISTED = 10
 """How many missing or corrupt files a message names."""
@@ -59,13 +60,13 @@ def open_image(root: Path, path: str, name: str = "") -> Image.Image:
 class ImageFiles:
     """The images of a benchmark, or of any folder, opened by id."""
 
-    def __init__(self, root: Path, paths: Mapping[str, str]) -> None:
-        self.root, self.paths = root, paths
+    def __init__(self, root: Path, paths: Mapping[str, str], views: Mapping[str, View] | None = None) -> None:
+        self.root, self.paths, self.views = root, paths, views or {}
 
     @classmethod
     def of(cls, benchmark: Benchmark) -> "ImageFiles":
         """Take a benchmark's images."""
-        return cls(benchmark.root, benchmark.paths)
+        return cls(benchmark.root, benchmark.paths, benchmark.views)
 
     def __len__(self) -> int:
         """Count the images."""
@@ -81,10 +82,11 @@ class ImageFiles:
             raise InputError(f"image {name!r}: unknown; {self.root} has {len(self.paths):,} images under other ids")
         return self.root / inside(self.paths[name], f"image {name!r}")
 
-    def open(self, name: str) -> Image.Image:
-        """Decode one image in full, in its own mode."""
+    def open(self, name: str, size: tuple[int, int] = (224, 224)) -> Image.Image:
+        """Decode one image in full, in its own mode; `size` is what a view is made for that has none of its own."""
         self.file(name)
-        return open_image(self.root, self.paths[name], name)
+        image = open_image(self.root, self.paths[name], name)
+        return seen(image, self.views[name], size) if name in self.views else image
 
 
 def _trouble(root: Path, path: str) -> str:

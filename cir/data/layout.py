@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cir.data.annotations import Row, read_json, typed
-from cir.data.counts import PUBLISHED, Counts
+from cir.data.entry import Counts
 from cir.errors import InputError
 from cir.schema import Query
 
@@ -36,19 +36,18 @@ class Identity:
 
 
 def identify(
-    dataset: str, split: str, base: Path, found: Counts, *, union: bool = False, allow_missing: bool = False
+    plain: str, base: Path, found: Counts, published: Counts, *, gallery: str = "gallery", allow_missing: bool = False
 ) -> Identity:
     """Compare counts with the published ones, or, where a `world.json` lies beside the files, with the world's own.
 
-    A folder with a `world.json` in it or in its parent is the bundled world: its name starts with `world/`.
-    `union` compares the gallery with the number of images that are reference or target. Other counts than expected
-    are an InputError, with `allow_missing` a stamp.
+    `plain` is the benchmark's name. A folder with a `world.json` in it or in its parent is the bundled world: its
+    name starts with `world/`. `gallery` says which published count the gallery is compared with (`union`: the number
+    of images that are reference or target); a count that is not known is not compared. Other counts than expected are
+    an InputError, with `allow_missing` a stamp.
     """
     world = _world_file(base)
-    plain = f"{dataset}/{split}"
-    expected = _world_counts(world, plain) if world else dict(PUBLISHED[plain])
-    if union:
-        expected["gallery"] = expected.get("union", found["gallery"])
+    expected = _world_counts(world, plain) if world else dict(published)
+    expected["gallery"] = expected.get(gallery, found["gallery"])
     name = f"world/{plain}" if world else plain
     wrong = [f"{key}: expected {expected[key]:,}, found {n:,}" for key, n in found.items() if expected.get(key, n) != n]
     if not wrong:
@@ -61,7 +60,7 @@ def identify(
     return Identity(name, tuple(f"not the official counts ({what})" for what in wrong))
 
 
-def count(queries: Sequence[Query], gallery: Sequence[str]) -> Counts:
+def count(queries: Sequence[Query], gallery: Sequence[str]) -> dict[str, int]:
     """Count what `identify` compares."""
     return {"queries": len(queries), "gallery": len(gallery), "targets": sum(len(q.targets) for q in queries)}
 
@@ -72,7 +71,7 @@ def _world_file(base: Path) -> Path | None:
     return next((place / "world.json" for place in (own, own.parent) if (place / "world.json").is_file()), None)
 
 
-def _world_counts(world: Path, name: str) -> Counts:
+def _world_counts(world: Path, name: str) -> dict[str, int]:
     """Read a world's own counts: `counts` nests like the name, and holds per dataset what a `counts.json` holds."""
     row = Row(typed(read_json(world), dict, str(world)), str(world)).inner("counts")
     for part in name.split("/"):

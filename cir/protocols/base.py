@@ -1,8 +1,8 @@
 """What every protocol offers: who competes, which numbers are printed, and how values are averaged."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -25,18 +25,27 @@ class Protocol(ABC):
     """The metric to compare and select by."""
     aspect_metric: ClassVar[str]
     """The metric that is also averaged per tag."""
-    subset: ClassVar[bool] = False
-    """Whether `score` also needs the ranks within each query's candidates."""
+    competes: ClassVar[Literal["gallery", "candidates", "both"]] = "gallery"
+    """Which images a query's targets compete with: the gallery, its own candidates, or one after the other."""
 
     def excluded(self, query: Query) -> tuple[str, ...]:
         """Name the images that do not take part in the ranking of a query."""
         return ()
 
-    def score(self, benchmark: Benchmark, ranks: TargetRanks, within: TargetRanks | None = None) -> Scores:
-        """Turn ranks into per-query fractions, keyed in print order.
+    def relevant(self, query: Query) -> tuple[str, ...]:
+        """Name the images whose ranks `score` is given, in the order of its columns; targets come first."""
+        return query.targets
 
-        `within` holds the ranks among each query's candidates, for protocols with a `subset`. Raises InputError
-        for hidden labels, for ranks of other queries, and for a missing `within`.
+    def relevant_within(self, query: Query) -> tuple[str, ...]:
+        """Name the images whose ranks among the candidates `score` is given (`competes = "both"`)."""
+        return query.targets
+
+    def score(self, benchmark: Benchmark, ranks: TargetRanks, within: TargetRanks | None = None) -> Scores:
+        """Turn the ranks of what is `relevant` into per-query fractions, keyed in print order.
+
+        `within` holds the ranks among each query's candidates, for protocols where both compete; where only
+        candidates do, `ranks` are those. Raises InputError for hidden labels, for ranks of other queries, and for a
+        missing `within`.
         """
         if not benchmark.labelled:
             raise InputError(f"{benchmark.name}: the labels are hidden, only the benchmark's server can score it")
@@ -44,16 +53,16 @@ class Protocol(ABC):
         for given in (ranks, within):
             if given is not None and given.query_ids != ids:
                 raise InputError(f"{benchmark.name}: the ranks are not of its {len(ids):,} queries in their order")
-        if self.subset and within is None:
+        if self.competes == "both" and within is None:
             raise InputError(f"{benchmark.name}: {self.id} also needs the ranks within each query's candidates")
-        values = self._values(ranks.ranks, within.ranks if within else ranks.ranks[:, :0])
+        values = self._values(benchmark.queries, ranks.ranks, within.ranks if within else ranks.ranks[:, :0])
         return Scores(ids, {name: values[name] for name in self.metrics})
 
     @abstractmethod
     def _values(
-        self, ranks: Int64[np.ndarray, "q m"], within: Int64[np.ndarray, "q n"]
+        self, queries: Sequence[Query], ranks: Int64[np.ndarray, "q m"], within: Int64[np.ndarray, "q n"]
     ) -> dict[str, Float64[np.ndarray, " q"]]:
-        """Compute every metric of the protocol."""
+        """Compute every metric of the protocol from the ranks of the relevant images; 0 fills unused columns."""
 
     def aspects(self, benchmark: Benchmark, scores: Scores) -> dict[str, Int64[np.ndarray, " n"]]:
         """List, per tag, the positions in `scores` of the queries that carry it; a query counts for each of its tags.

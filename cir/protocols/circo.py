@@ -1,5 +1,6 @@
 """CIRCO: average precision over several ground truths in 123,403 images, the reference competes."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -7,6 +8,7 @@ from jaxtyping import Float64, Int64
 
 from cir.metrics import average_precision_at, recall_at
 from cir.protocols.base import Protocol
+from cir.schema import Query
 
 CUTS = (5, 10, 25, 50)
 
@@ -25,7 +27,7 @@ class CIRCO(Protocol):
     aspect_metric = "mAP@10"
 
     def _values(
-        self, ranks: Int64[np.ndarray, "q m"], within: Int64[np.ndarray, "q n"]
+        self, queries: Sequence[Query], ranks: Int64[np.ndarray, "q m"], within: Int64[np.ndarray, "q n"]
     ) -> dict[str, Float64[np.ndarray, " q"]]:
         values = {f"mAP@{k}": average_precision_at(ranks, k) for k in CUTS}
         return values | {f"R@{k}": recall_at(ranks, k) for k in CUTS}

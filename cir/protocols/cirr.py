@@ -1,5 +1,6 @@
 """CIRR: recall in the split without the reference, recall in the subset of six, and the mean of two of them."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -22,14 +23,14 @@ class CIRR(Protocol):
     metrics: ClassVar[tuple[str, ...]] = ("R@1", "R@5", "R@10", "R@50", "Rs@1", "Rs@2", "Rs@3", "Avg")
     headline = "Avg"
     aspect_metric = "R@1"
-    subset = True
+    competes = "both"
 
     def excluded(self, query: Query) -> tuple[str, ...]:
         """Delete the reference."""
         return (query.reference,)
 
     def _values(
-        self, ranks: Int64[np.ndarray, "q m"], within: Int64[np.ndarray, "q n"]
+        self, queries: Sequence[Query], ranks: Int64[np.ndarray, "q m"], within: Int64[np.ndarray, "q n"]
     ) -> dict[str, Float64[np.ndarray, " q"]]:
         values = {f"R@{k}": recall_at(ranks, k) for k in (1, 5, 10, 50)}
         values |= {f"Rs@{k}": recall_at(within, k) for k in (1, 2, 3)}

@@ -1,5 +1,6 @@
 """FashionIQ: R@10 and R@50 per category, the reference competes; the mean over categories is unweighted."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -7,6 +8,7 @@ from jaxtyping import Float64, Int64
 
 from cir.metrics import recall_at
 from cir.protocols.base import Protocol
+from cir.schema import Query
 
 
 class FashionIQ(Protocol):
@@ -23,7 +25,7 @@ class FashionIQ(Protocol):
     aspect_metric = "R@10"
 
     def _values(
-        self, ranks: Int64[np.ndarray, "q m"], within: Int64[np.ndarray, "q n"]
+        self, queries: Sequence[Query], ranks: Int64[np.ndarray, "q m"], within: Int64[np.ndarray, "q n"]
     ) -> dict[str, Float64[np.ndarray, " q"]]:
         return {f"R@{k}": recall_at(ranks, k) for k in (10, 50)}
 

@@ -7,7 +7,7 @@ hundreds stay light. No network, no other files.
 import base64
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from PIL import Image, UnidentifiedImageError
 
 from cir.errors import InputError
 from cir.records import Record, TrainingInfo, replace_file
-from cir.schema import Benchmark, Query, Ranking, TargetRanks
+from cir.schema import Benchmark, Query, Ranking, TargetRanks, View
 
+Part = Callable[[Image.Image, View, tuple[int, int]], Image.Image]
+"""Cuts a view out of a picture, given the (width, height) it is wanted for where it has none of its own."""
 CUTS = (1, 5, 10, 25, 50)
 """Top-k sizes that the page's hit filter offers."""
 MANY = 2000
@@ -37,13 +39,14 @@ def write(
     side: int | None = None,
     index: str = "",
     aspect_metric: str = "",
+    part: Part | None = None,
 ) -> Path:
     """Write the page of one evaluation to `path` and return it.
 
     `ranks` are the targets' ranks (none: labels are hidden); `beside` the same queries under other methods, by
     the name to print (`image only`). The page shows the first `top` images of at most `limit` queries, evenly
     spaced when there are more, as thumbnails of at most `side` pixels (none: 144, or 112 where there are thousands);
-    `index` links back to an overview.
+    `index` links back to an overview; `part` cuts views out of their pictures (none: whole pictures).
     Image files that are absent leave an empty frame: rankings from cached features need no files.
     """
     _check_aligned(benchmark, ranking, {"": ranks, **(beside or {})})
@@ -52,7 +55,7 @@ def write(
     side = side or (144 if len(images) <= MANY else 112)
     data = {
         "labelled": ranks is not None,
-        "images": [{"id": name, "src": thumbnail(benchmark, name, side)} for name in images],
+        "images": [{"id": name, "src": thumbnail(benchmark, name, side, part)} for name in images],
         "queries": queries,
     }
     page = template("gallery.html").render(
@@ -73,15 +76,19 @@ def write(
     return path
 
 
-def thumbnail(benchmark: Benchmark, name: str, side: int) -> str:
+def thumbnail(benchmark: Benchmark, name: str, side: int, part: Part | None = None) -> str:
     """Encode one image as a data URI of at most `side` pixels; empty where there is no readable file."""
     relative = Path(benchmark.paths.get(name, ""))
     if relative.is_absolute() or ".." in relative.parts:
         raise InputError(f"{benchmark.name}: image {name!r} lies at {str(relative)!r}, outside the data folder")
     try:
         with Image.open(benchmark.root / relative) as image:
-            image.draft("RGB", (2 * side, 2 * side))
-            shown = image.convert("RGBA") if "transparency" in image.info or "A" in image.mode else image.convert("RGB")
+            view = benchmark.views.get(name) if part is not None else None
+            if view is None:
+                image.draft("RGB", (2 * side, 2 * side))
+            cut = image if view is None or part is None else part(image, view, (side, side))
+            transparent = "transparency" in image.info or "A" in image.mode
+            shown = cut.convert("RGBA" if transparent else "RGB")
     except (OSError, UnidentifiedImageError):
         return ""
     if shown.mode == "RGBA":

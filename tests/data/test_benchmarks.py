@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cir.data import BENCHMARKS, expand, load, subset
-from cir.data.counts import PUBLISHED
+from cir.data import BENCHMARKS, expand, load, origin, subset
+from cir.data import fashioniq as fashioniq_file
 from cir.errors import InputError
 from cir.protocols import PROTOCOLS
 
@@ -94,12 +94,12 @@ def test_fashioniq(tmp_path, captions, inner):
 
 
 def test_fashioniq_val_union_keeps_only_what_queries_name(tmp_path):
-    bench = load("fashioniq/dress/val", fashioniq(tmp_path), gallery="val-union", allow_missing=True)
+    bench = load("fashioniq/dress/val", fashioniq(tmp_path), protocol="fashioniq/val-union", allow_missing=True)
     assert bench.gallery == ("B3", "B1", "B2") and bench.protocol == "fashioniq/val-union"
-    with pytest.raises(InputError, match="needs labels"):
-        load("fashioniq/dress/test", fashioniq(tmp_path, "test"), gallery="val-union", allow_missing=True)
-    with pytest.raises(InputError, match="did you mean 'val-union'"):
-        load("fashioniq/dress/val", tmp_path, gallery="val_union")
+    with pytest.raises(InputError, match="has no protocol"):
+        load("fashioniq/dress/test", fashioniq(tmp_path, "test"), protocol="fashioniq/val-union", allow_missing=True)
+    with pytest.raises(InputError, match="did you mean 'fashioniq/val-union'"):
+        load("fashioniq/dress/val", tmp_path, protocol="fashioniq/val_union")
 
 
 @pytest.mark.parametrize("inner", ["cirr/", ""])
@@ -163,9 +163,17 @@ def test_names():
         load("circo/test1", ".")
     with pytest.raises(InputError, match="fashioniq/dress/val, fashioniq/shirt/val"):
         load("fashioniq/val", ".")
-    with pytest.raises(InputError, match="has one gallery"):
-        load("cirr/val", ".", gallery="val-union")
-    assert all(PUBLISHED[name] for name in BENCHMARKS)
+    with pytest.raises(InputError, match="has no protocol 'fashioniq/val-union'"):
+        load("cirr/val", ".", protocol="fashioniq/val-union")
+
+
+@pytest.mark.parametrize("name", list(BENCHMARKS))
+def test_what_every_benchmark_declares(name):
+    entry, found = BENCHMARKS[name], origin(name)
+    assert entry.files and all(places for places in entry.files) and entry.counts.get("gallery", 1) > 0
+    assert entry.protocols and set(entry.protocols) <= set(PROTOCOLS)
+    assert found.folders and all((found.title, found.annotations, found.images))
+    assert (REPOSITORY / found.page).is_file()
 
 
 def test_wrong_counts_stop_and_name_both(tmp_path):
@@ -193,7 +201,7 @@ def test_a_world_with_fashioniq_counts_nested_by_category(tmp_path):
     fashioniq(tmp_path / "FashionIQ")
     as_world(tmp_path, "fashioniq/dress/val", {"queries": 2, "gallery": 4})
     assert load("world/fashioniq/dress/val", tmp_path).name == "world/fashioniq/dress/val"
-    assert len(load("fashioniq/dress/val", tmp_path, gallery="val-union").gallery) == 3
+    assert len(load("fashioniq/dress/val", tmp_path, protocol="fashioniq/val-union").gallery) == 3
 
 
 def test_a_world_name_insists_on_a_world(tmp_path):
@@ -216,20 +224,20 @@ def test_the_counts_people_read_are_the_ones_checked():
                 {f"{split}/{inner}": c for inner, c in counts.items()} if "queries" not in counts else {split: counts}
             )
             shown |= {f"{file.parent.name}/{name}": c for name, c in nested.items()}
-    assert shown == PUBLISHED
+    assert shown == {name: dict(entry.counts) for name, entry in BENCHMARKS.items() if entry.counts}
 
 
 @REAL
 @pytest.mark.parametrize("name", list(BENCHMARKS))
 def test_the_real_annotations(name):
     bench = load(name, SHARED)
-    expected = PUBLISHED[name]
+    expected = BENCHMARKS[name].counts
     assert (len(bench.queries), len(bench.gallery)) == (expected["queries"], expected["gallery"])
     assert sum(len(query.targets) for query in bench.queries) == expected["targets"]
     assert bench.stamps == () and bench.labelled == (expected["targets"] > 0) and bench.name == name
     if name.startswith("fashioniq") and expected["targets"]:
         assert all(len(query.texts) == 2 for query in bench.queries)
-        assert len(load(name, SHARED, gallery="val-union").gallery) == expected["union"]
+        assert len(load(name, SHARED, protocol="fashioniq/val-union").gallery) == expected["union"]
     if name.startswith("cirr"):
         assert all(len(q.candidates) == 6 and q.reference in q.candidates for q in bench.queries)
     if name == "circo/val":
@@ -266,7 +274,7 @@ def test_the_real_blemishes_survive():
 )
 def test_malformed_annotations_are_one_line_with_file_and_row(tmp_path, content, message, monkeypatch):
     root = fashioniq(tmp_path)
-    monkeypatch.setitem(PUBLISHED, "fashioniq/dress/val", {})
+    monkeypatch.setitem(fashioniq_file.COUNTS, "fashioniq/dress/val", {})
     file = put(root / "captions/cap.dress.val.json", content)
     with pytest.raises(InputError, match=message) as raised:
         load("fashioniq/dress/val", root)

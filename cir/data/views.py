@@ -1,0 +1,72 @@
+"""Parts of pictures as benchmarks define them: an image of a gallery may be a crop, not a file of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from cir.errors import InputError, nearest
+from cir.schema import View
+
+DILATION = 0.7
+"""Of GeneCIS's boxes (Vaze et al., CVPR 2023, arXiv:2306.07969)."""
+
+
+def dilated_square(image: Image.Image, box: tuple[float, ...], size: tuple[int, int]) -> Image.Image:
+    """Cut a box (left, top, width, height) enlarged by 0.7 out, and pad it with black to a square: GeneCIS.
+
+    The right and lower edges are computed from the enlarged left and upper ones, as in the official code, so unless
+    the picture ends there a crop grows only to the left and to the top.
+    """
+    left, top, width, height = box
+    left, top = max(0.0, left - DILATION * width), max(0.0, top - DILATION * height)
+    right = min(float(image.width), left + (1 + DILATION) * width)
+    bottom = min(float(image.height), top + (1 + DILATION) * height)
+    part = image.crop((round(left), round(top), round(right), round(bottom)))
+    side = max(part.size)
+    square = Image.new(part.mode, (side, side))
+    if part.mode == "P":
+        square.putpalette(part.getpalette() or [])
+    square.paste(part, ((side - part.width) // 2, (side - part.height) // 2))
+    return square
+
+
+def squashed_region(image: Image.Image, box: tuple[float, ...], size: tuple[int, int]) -> Image.Image:
+    """Cut a region (left, top, right, bottom) out and squash it to what the tower takes: Pic2Word's object queries."""
+    left, top, right, bottom = (round(edge) for edge in box)
+    part = image.convert("RGB").crop((left, top, right, bottom))
+    return part.resize(size, Image.Resampling.BICUBIC)
+
+
+VIEWS: dict[str, Callable[[Image.Image, tuple[float, ...], tuple[int, int]], Image.Image]] = {
+    "dilated-square": dilated_square,
+    "squashed-region": squashed_region,
+}
+"""By `View.kind`: picture, box, and (width, height) of the tower's input."""
+
+
+def seen(image: Image.Image, view: View, size: tuple[int, int]) -> Image.Image:
+    """Apply a view to a decoded picture."""
+    if view.kind not in VIEWS:
+        raise InputError(f"view {view.kind!r}: {nearest(view.kind, VIEWS)}")
+    return VIEWS[view.kind](image, view.box, size)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A picture file with its view; called, it opens."""
+
+    path: Path
+    view: View
+    size: tuple[int, int]
+
+    def __call__(self) -> Image.Image:
+        """Decode and apply the view."""
+        with Image.open(self.path) as image:
+            image.load()
+            return seen(image, self.view, self.size)
+
+    def __str__(self) -> str:
+        """Name file and view, for messages and keys."""
+        return f"{self.path} ({self.view})"
