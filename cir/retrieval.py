@@ -51,7 +51,7 @@ class Searched:
 
 @dataclass(frozen=True)
 class Features:
-    """Raw features by image id, an array per cache entry: the gallery's, then outsiders'; or the references' patches."""
+    """Raw features by image id, an array per cache entry: gallery, then outsiders; or the references' patches."""
 
     names: tuple[tuple[str, ...], ...]
     arrays: tuple[Float[np.ndarray, "..."], ...]
