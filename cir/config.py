@@ -8,18 +8,16 @@ are refused. Relative folders in a config are relative to the working folder.
 import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from cir.errors import InputError, nearest
+from cir import layers
+from cir.errors import InputError
 
 
 @dataclass
@@ -170,22 +168,10 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> RunCo
 
     Raises `InputError`, one line with file, dotted key and the nearest known key.
     """
-    layers: list[tuple[str, dict[str, Any]]] = []
-    if path is not None:
-        layers += _inherited(Path(path))
-    layers += [(f"override {item!r}", _override(item)) for item in overrides]
-    merged = OmegaConf.structured(RunConfig)
-    for origin, layer in layers:
-        _refuse_unknown(layer, RunConfig, origin)
-        _refuse_resolvers(layer, origin)
-        merged = _merge(merged, layer, origin)
+    found = [] if path is None else layers.inherited(Path(path))
+    found += [(f"override {item!r}", layers.override(item)) for item in overrides]
     origin = str(path) if path is not None else "configuration"
-    try:
-        OmegaConf.resolve(merged)
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise InputError(_line(error, origin)) from None
-    assert isinstance(config, RunConfig)
+    config = layers.build(RunConfig, found, origin, _adapted)
     _check(config, origin)
     return config
 
@@ -224,115 +210,12 @@ def smoke(config: RunConfig) -> RunConfig:
     return small
 
 
-def _inherited(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Read a file and the one it inherits, oldest first."""
-    own = _read(path)
-    if "inherit" not in own:
-        return [(str(path), own)]
-    parent = own.pop("inherit")
-    if not isinstance(parent, str):
-        raise InputError(f"{path}: inherit: expected the path of one YAML file, got {parent!r}")
-    inherited = _read(path.parent / parent)
-    if "inherit" in inherited:
-        raise InputError(f"{path}: inherits {parent}, which inherits itself; inherit once, never twice")
-    return [(str(path.parent / parent), inherited), (str(path), own)]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read one YAML file as a plain mapping; interpolations stay as text."""
-    try:
-        content = OmegaConf.load(path)
-    except FileNotFoundError:
-        folder = path.parent if path.parent.is_dir() else Path()
-        known = [str(other.relative_to(folder)) for other in folder.glob("*.y*ml")]
-        hint = f"; {nearest(path.name, known)}" if known else ""
-        raise InputError(f"{path}: no such file{hint}") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: expected a YAML file, found a folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        if isinstance(error, PermissionError):
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-        raise InputError(f"{path}: not a mapping of keys: {error}") from None
-    if not isinstance(content, DictConfig):
-        raise InputError(f"{path}: expected a mapping of keys such as `method:`, found a list")
-    plain = OmegaConf.to_container(content, resolve=False)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
-def _override(item: str) -> dict[str, Any]:
-    """Parse one `dotted.key=value`, the value as YAML."""
-    key, equals, text = item.partition("=")
-    if not equals or not all(key.split(".")):
-        raise InputError(f"override {item!r}: expected key=value, for example train.steps=100")
-    try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"override {item!r}: value is not valid YAML: {' '.join(str(error).split())}") from None
-    assert isinstance(value, dict)
-    nested = value["value"]
-    for part in reversed(key.split(".")):
-        nested = {part: nested}
-    return nested
-
-
-def _merge(merged: DictConfig, layer: dict[str, Any], origin: str) -> DictConfig:
-    """Lay one layer over another; a layer that names another method drops the options of the one before."""
-    if isinstance(layer.get("evaluate"), str):  # `evaluate=circo/val` means a list of one
-        layer = {**layer, "evaluate": [layer["evaluate"]]}
+def _adapted(merged: DictConfig, layer: dict[str, Any]) -> dict[str, Any]:
+    """Let `evaluate=circo/val` mean a list of one; a layer that names another method drops the options before it."""
     method = layer.get("method")
     if isinstance(method, dict) and method.get("name", merged.get("method", {}).get("name")) != merged.method.name:
         merged.method = {}
-    try:
-        return OmegaConf.merge(merged, layer)  # type: ignore[return-value]
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise InputError(_line(error, origin)) from None
-
-
-def _fields(kind: Any) -> dict[str, Any]:
-    return {item.name: item for item in dataclasses.fields(kind)}
-
-
-def _refuse_unknown(layer: Any, kind: Any, origin: str, prefix: str = "") -> None:
-    """Name the first key no dataclass declares; free-form sections (`method`, `data.roots`) are not looked into."""
-    known = _fields(kind)
-    for key, value in layer.items():
-        if key not in known:
-            raise InputError(f"{origin}: {prefix}{key}: unknown key; {nearest(str(key), known)}")
-        inner = known[key].type
-        if not dataclasses.is_dataclass(inner):
-            continue
-        if not isinstance(value, Mapping):
-            raise InputError(f"{origin}: {prefix}{key}: expected a section of keys, got {value!r}")
-        _refuse_unknown(value, inner, origin, f"{prefix}{key}.")
-
-
-def _strings(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every string of a nested container with its dotted key."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _strings(inner, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for index, inner in enumerate(value):
-            yield from _strings(inner, f"{prefix}.{index}")
-    elif isinstance(value, str):
-        yield prefix, value
-
-
-def _refuse_resolvers(layer: Mapping[str, Any], origin: str) -> None:
-    """Allow `${seed}`, refuse `${oc.env:HOME}`: a config from a stranger must not read the machine."""
-    for key, text in _strings(layer):
-        if re.search(r"\$\{[^}]*:", text):
-            raise InputError(f"{origin}: {key}: resolvers are not allowed, got {text!r}; write the value itself")
-
-
-def _line(error: Exception, origin: str) -> str:
-    """Turn OmegaConf's many-line message into one line with the dotted key."""
-    key = getattr(error, "full_key", None)
-    reason = str(error).strip().split("\n")[0]
-    return f"{origin}: {key}: {reason}" if key else f"{origin}: {reason}"
+    return {**layer, "evaluate": [layer["evaluate"]]} if isinstance(layer.get("evaluate"), str) else layer
 
 
 def _check(config: RunConfig, origin: str) -> None:
