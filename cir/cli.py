@@ -118,6 +118,43 @@ def score(
 
 @command(
     app,
+    "submit",
+    "cir submit cirr runs/lincir/seed-0 --data /data",
+    "cir submit circo --method sum --backbone openai/clip-vit-large-patch14 --data /data",
+    "cir submit circo --queries q.npz --gallery g.npz --data /data",
+    "cir submit --validate circo_test.json --data /data",
+)
+def submit(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[cirr|circo] [CONFIG|CHECKPOINT] [KEY=VALUE]...",
+            help="Whose server, then as for `cir evaluate`: a run's YAML or a checkpoint folder, overrides.",
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="A method without training, in place of a config.")] = "",
+    backbone: Annotated[str, typer.Option(help="Hub id or folder of the encoders.")] = "",
+    data: Annotated[Path | None, typer.Option(help="Folder that holds the datasets.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files; default runs/NAME/seed-SEED/submissions, or submissions.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="test or val; a file to check tells by itself.")] = "",
+    queries: Annotated[Path | None, typer.Option(help="npz of query vectors, in place of a method.")] = None,
+    gallery: Annotated[Path | None, typer.Option(help="npz of image vectors.")] = None,
+    validate: Annotated[Path | None, typer.Option(help="Check this file instead, whoever wrote it.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the check as JSON.")] = False,
+) -> None:
+    """Write the files that CIRR's and CIRCO's test servers take, or say what is wrong with one."""
+    from cir.commands.submit import main, validated
+
+    if validate is not None:
+        validated(validate, arguments or [], data, split, json)
+    else:
+        main(arguments or [], method, backbone, data, out, split, queries, gallery, json)
+
+
+@command(
+    app,
     "import",
     "cir import auto SEARLE_ViT-B32.pt --out checkpoints/searle-b32",
     "cir import rtd text_encoder_best.pt --base checkpoints/lincir-l14 --out checkpoints/rtd-l14",
@@ -163,6 +200,34 @@ def compare(
     from cir.commands.table import compare
 
     compare(ours, theirs, metric or [])
+
+
+@command(
+    app,
+    "compare-protocols",
+    "cir compare-protocols runs/lincir/seed-0 cirr/val",
+    "cir compare-protocols --method sum --backbone openai/clip-vit-base-patch32 --data /data fashioniq/val",
+    "cir compare-protocols cirr/val --data /data --queries q.npz --gallery g.npz --json protocols.json",
+)
+def compare_protocols(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG|CHECKPOINT] [BENCHMARK]... [KEY=VALUE]...",
+            help="As for `cir evaluate`; without a benchmark, those of the config.",
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="A method without training, in place of a config.")] = "",
+    backbone: Annotated[str, typer.Option(help="Hub id or folder of the encoders.")] = "",
+    data: Annotated[Path | None, typer.Option(help="Folder that holds the datasets.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="npz of query vectors, in place of a method.")] = None,
+    gallery: Annotated[Path | None, typer.Option(help="npz of image vectors; may hold more than one gallery.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the comparison here.")] = None,
+) -> None:
+    """Score one model under every protocol of a benchmark: how far the rule alone moves the number."""
+    from cir.commands.compare_protocols import main
+
+    main(arguments or [], method, backbone, data, queries, gallery, json)
 
 
 @command(app, "list", "cir list methods")

@@ -21,7 +21,7 @@ from cir.methods.base import Method
 from cir.protocols import PROTOCOLS, Protocol, pooled
 from cir.records import Mean, MethodInfo, PerQuery, Record
 from cir.retrieval import Searched, load_benchmark, run_search
-from cir.schema import TargetRanks
+from cir.schema import Benchmark, TargetRanks
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,16 @@ def means(values: Mapping[str, Float[np.ndarray, " q"]], strata: Sequence[str] =
     return {name: Mean(100 * one.mean, 100 * one.low, 100 * one.high, count) for name, one in intervals.items()}
 
 
-def _single(searched: Searched, config: RunConfig, backbone: Backbone, info: MethodInfo, seconds: float) -> Evaluation:
-    """Record one benchmark."""
-    bench, protocol = searched.benchmark, PROTOCOLS[searched.benchmark.protocol]
-    described = records.BenchmarkInfo(
+def unscored(
+    benchmark: Benchmark, config: RunConfig, backbone: Backbone, info: MethodInfo, seconds: float = 0.0
+) -> Record:
+    """Record what a benchmark is searched with, without a number: the fingerprint is that of an evaluation."""
+    return _record(config, backbone, info, _described(benchmark), PROTOCOLS[benchmark.protocol], None, seconds)
+
+
+def _described(bench: Benchmark) -> records.BenchmarkInfo:
+    """Say what is searched."""
+    return records.BenchmarkInfo(
         bench.name,
         bench.version,
         bench.split,
@@ -126,10 +132,15 @@ def _single(searched: Searched, config: RunConfig, backbone: Backbone, info: Met
         list(bench.notes),
         list(bench.stamps),
     )
+
+
+def _single(searched: Searched, config: RunConfig, backbone: Backbone, info: MethodInfo, seconds: float) -> Evaluation:
+    """Record one benchmark."""
+    bench, protocol = searched.benchmark, PROTOCOLS[searched.benchmark.protocol]
     values, scores, ranks = None, searched.scores, searched.ranks
     if scores is not None and ranks is not None:
         values = PerQuery(scores.query_ids, dict(scores.values), ranks.ranks)
-    record = _record(config, backbone, info, described, protocol, values, seconds)
+    record = _record(config, backbone, info, _described(bench), protocol, values, seconds)
     if scores is not None and ranks is not None:
         chosen = protocol.aspects(bench, scores)
         metric = scores.values[protocol.aspect_metric]

@@ -115,11 +115,7 @@ def run_search(
 ) -> Searched:
     """Encode, compose, search and score one benchmark."""
     protocol = PROTOCOLS[benchmark.protocol]
-    features = encode(benchmark, config, backbone, progress=progress)
-    gallery = Embeddings(benchmark.gallery, _unit(features.arrays[0]))
-    if method.reads == "patches":
-        features = encode(benchmark, config, backbone, progress=progress, kind="patches")
-    queries = compose(benchmark, features, config, backbone, method, progress=progress)
+    queries, gallery = embed(benchmark, config, backbone, method, progress=progress)
     exclude = {query.id: protocol.excluded(query) for query in benchmark.queries}
     within = [query.candidates for query in benchmark.queries] if protocol.competes == "candidates" else None
     ranking = search(queries, gallery, min(KEPT, len(benchmark.gallery)), exclude, within)
@@ -127,6 +123,17 @@ def run_search(
         return Searched(benchmark, ranking, None, None)
     outcome = rank_and_score(benchmark, protocol, queries, gallery)
     return Searched(benchmark, ranking, outcome.ranks, outcome.scores)
+
+
+def embed(
+    benchmark: Benchmark, config: RunConfig, backbone: Backbone, method: Method, *, progress: bool = True
+) -> tuple[Embeddings, Embeddings]:
+    """Encode and compose: the vectors of the queries, and those of the gallery, in the benchmark's order."""
+    features = encode(benchmark, config, backbone, progress=progress)
+    gallery = gallery_of(benchmark, features)
+    if method.reads == "patches":
+        features = encode(benchmark, config, backbone, progress=progress, kind="patches")
+    return compose(benchmark, features, config, backbone, method, progress=progress), gallery
 
 
 def encode(
@@ -150,6 +157,7 @@ def encode(
     size = input_size(backbone) if benchmark.views else (0, 0)
     arrays = []
     for part in names:
+        _require_pictures(benchmark, part)
         paths = [benchmark.root / benchmark.paths[name] for name in part]
         openers, marks = _views(benchmark, part, paths, size)
         try:
@@ -164,6 +172,23 @@ def encode(
                 f"{benchmark.name}: {error}; complete the folder, or go on with data.allow_missing=true, which stamps"
             ) from None
     return Features(names, tuple(arrays))
+
+
+def _require_pictures(benchmark: Benchmark, names: Sequence[str]) -> None:
+    """Refuse a gallery whose candidates are not all pictures: no image tower stands for them (M-BEIR's union pool)."""
+    bare = sum(name not in benchmark.paths for name in names)
+    if bare:
+        rules = data.find(benchmark.name).protocols
+        others = ", ".join(rule for rule in rules if rule != benchmark.protocol)
+        raise InputError(
+            f"{benchmark.name}: {bare:,} of {len(names):,} candidates under {benchmark.protocol} are no pictures and "
+            f"cannot be encoded; score vectors made elsewhere with `cir score`, or choose another protocol: {others}"
+        )
+
+
+def gallery_of(benchmark: Benchmark, features: Features) -> Embeddings:
+    """Take the gallery's vectors, at unit length, from what `encode` gave."""
+    return Embeddings(benchmark.gallery, _unit(features.arrays[0]))
 
 
 def _views(

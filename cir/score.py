@@ -133,14 +133,21 @@ def read_vectors(path: Path | str) -> tuple[list[str], Float32[np.ndarray, "n t 
 
 
 def aligned(
-    ids: Sequence[str], vectors: Float[np.ndarray, "n t d"], wanted: Sequence[str], what: str = "vectors"
+    ids: Sequence[str],
+    vectors: Float[np.ndarray, "n t d"],
+    wanted: Sequence[str],
+    what: str = "vectors",
+    *,
+    spare: bool = False,
 ) -> Embeddings:
     """Put vectors into the order of `wanted`, at unit length; `what` begins every message.
 
-    Where the benchmark's ids are numbers, `000000012345` and `12345` name the same image. Missing, unknown or
-    duplicate ids, vectors that are not finite, and zero vectors are InputErrors that name the first few.
+    Where ids are numbers, or end with one behind a slash, zeros before it do not matter: `000000012345` is `12345`,
+    `dress/42` is `dress/0042`. Missing, unknown or duplicate ids, an id that may be two of the benchmark's, vectors
+    that are not finite, and zero vectors are InputErrors that name the first few; with `spare`, unknown ids are left
+    out, for files that serve several galleries.
     """
-    rows = _rows(ids, wanted, what)
+    rows = _rows(ids, wanted, what, spare)
     norms = np.concatenate(
         [np.linalg.norm(vectors[i : i + 4096].astype(np.float64), axis=-1) for i in range(0, len(vectors), 4096)]
     )
@@ -148,7 +155,7 @@ def aligned(
         where = [ids[i] for i in np.flatnonzero(bad.any(axis=1)).tolist()]
         if where:
             raise InputError(f"{what}: {len(where):,} vectors are {trouble}, first {where[:3]}; encode them again")
-    unit = np.empty(vectors.shape, dtype=np.float32)
+    unit = np.empty((len(rows), *vectors.shape[1:]), dtype=np.float32)
     for start in range(0, len(rows), 4096):
         part = rows[start : start + 4096]
         unit[start : start + 4096] = vectors[part] / norms[part][..., None]
@@ -202,26 +209,43 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _rows(ids: Sequence[str], wanted: Sequence[str], what: str) -> Int64[np.ndarray, " n"]:
-    """Find, for each wanted id, its row."""
+def _rows(ids: Sequence[str], wanted: Sequence[str], what: str, spare: bool) -> Int64[np.ndarray, " n"]:
+    """Find, for each wanted id, its row; zeros before a number at the end do not matter where only one id fits."""
+    alike: dict[str, list[str]] = {}
+    for name in wanted:
+        alike.setdefault(_bare(name), []).append(name)
     known = set(wanted)
-    numeric = all(name.isascii() and name.isdigit() for name in known)
     table: dict[str, int] = {}
     unknown, twice = [], []
     for row, given in enumerate(ids):
-        padded = numeric and given not in known and given.isascii() and given.isdigit()
-        name = (given.lstrip("0") or "0") if padded else given
-        if name not in known:
+        meant = [given] if given in known else alike.get(_bare(given), [])
+        if len(meant) > 1:
+            raise InputError(f"{what}: id {given!r} may be any of {meant[:3]}; expected one of these spellings")
+        if not meant:
             unknown.append(given)
-        elif name in table:
+        elif meant[0] in table:
             twice.append(given)
-        table[name] = row
+        else:
+            table[meant[0]] = row
     missing = [name for name in wanted if name not in table]
+    unknown = [] if spare else unknown
     for names, trouble in ((twice, "occur more than once"), (missing, "are missing"), (unknown, "are unknown")):
         if names:
             hint = f" (the file has {list(ids[:2])}, the benchmark {list(wanted[:2])})" if names is not twice else ""
             raise InputError(f"{what}: {len(names):,} ids {trouble}, first {names[:3]}{hint}; expected each id once")
     return np.array([table[name] for name in wanted], dtype=np.int64)
+
+
+def _bare(name: str) -> str:
+    """Drop the zeros before the number that an id is, or ends with behind its last slash.
+
+    >>> _bare("dress/0042"), _bare("000000012345"), _bare("a/00"), _bare("dev-04")
+    ('dress/42', '12345', 'a/0', 'dev-04')
+    """
+    prefix, slash, tail = name.rpartition("/")
+    if not (tail.isascii() and tail.isdigit()):
+        return name
+    return f"{prefix}{slash}{tail.lstrip('0') or '0'}"
 
 
 def _percent(interval: stats.Interval) -> dict[str, float]:

@@ -128,3 +128,13 @@ def tiny_backbone(tiny_clip_folder):
     from cir.backbones import load
 
     return load(str(tiny_clip_folder), device="cpu")
+
+
+@pytest.fixture
+def unchecked():
+    """Leave the shape checks out: around every row of real annotation files they take most of the time."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

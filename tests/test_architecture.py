@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "layers": set(),
     "hub": {"config", "methods"},
     "data": {"progress"},
+    "doctor": {"data", "progress"},
     "errors": set(),
     "importers": {"methods", "progress", "backbones.bare"},
     "keywords": set(),
@@ -37,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "score": {"data", "search", "stats", "protocols"},
     "search": set(),
     "stats": set(),
+    "submissions": {"data", "metrics", "protocols", "records", "search"},
     "methods": {"prompts", "objectives", "keywords", "progress", "randomness", "backbones.base"},
     "train": {"config", "methods", "backbones.base", "progress", "provenance", "optim", "randomness"},
     "world": {
@@ -59,6 +61,7 @@ ABOVE: dict[str, set[str]] = {
     "pretrained": {"train", "report", "records", "demo", "commands", "cli", "importers", "adapter"},
     "retrieval": {"train", "report", "records", "evaluate", "runs", "commands", "cli", "demo"},
     "evaluate": {"train", "report", "runs", "commands", "cli", "demo"},
+    "protocol_comparison": {"train", "report", "records", "evaluate", "runs", "commands", "cli", "demo"},
     "runs": {"commands", "cli", "demo"},
     "demo": {"commands", "cli"},
     "commands": {"cli"},

@@ -96,6 +96,37 @@ def test_image_ids_in_any_of_their_forms(root, files, tmp_path, write):
     assert score("circo/val", root, files[0], g) == score("circo/val", root, *files)
 
 
+@pytest.mark.parametrize("ids", [("dress/2", "dress/0"), ("dress/0002", "dress/0000"), ("dress/00002", "dress/00")])
+def test_zeros_before_the_number_of_an_id_do_not_matter(ids):
+    given = np.eye(2, dtype=np.float32)[:, None]
+    found = aligned(ids, given, ["dress/0000", "dress/0002"])
+    assert found.ids == ("dress/0000", "dress/0002") and np.array_equal(found.vectors, given[::-1])
+
+
+@pytest.mark.parametrize(
+    ("ids", "wanted", "message"),
+    [
+        (["dress/01"], ["dress/1", "dress/001"], r"id 'dress/01' may be any of \['dress/1', 'dress/001'\]"),
+        (["01", "2"], ["1", "001"], "id '01' may be any of"),
+        (["dress/1", "dress/0001"], ["dress/0001", "dress/0002"], r"occur more than once, first \['dress/0001'\]"),
+        (["shirt/1"], ["dress/0001"], r"missing, first \['dress/0001'\]"),
+        (["dev-1-img0"], ["dev-01-img0"], "missing"),  # no number behind a slash
+        (["1"], ["dress/0001"], "missing"),  # the prefix is part of the id
+        (["7:01"], ["7:1"], "missing"),
+        (["dress/\u0661"], ["dress/1"], "missing"),  # a digit, but of another script
+    ],
+)
+def test_ids_that_fit_none_or_several_are_refused(ids, wanted, message):
+    with pytest.raises(InputError, match=message):
+        aligned(ids, np.ones((len(ids), 1, 3), dtype=np.float32), wanted)
+
+
+def test_an_exact_id_wins_over_one_with_other_zeros():
+    given = np.eye(3, dtype=np.float32)[:, None]
+    found = aligned(["a/01", "a/1", "b"], given, ["a/1", "a/01", "b"])
+    assert np.array_equal(found.vectors, given[[1, 0, 2]])
+
+
 def test_several_vectors_per_image_take_the_maximum(root, files, tmp_path):
     gallery = vectors(6, seed=1).astype(np.float16)
     several = np.stack([gallery, -gallery[:, ::-1]], axis=1)

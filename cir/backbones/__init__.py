@@ -27,10 +27,11 @@ def load(
 
     `name` is a folder with `config.json`, or a hub id (`HF_HUB_OFFLINE` is respected). `device` is `auto` (CUDA
     where there is one), `cpu`, `cuda`, `cuda:1`; `dtype` what the towers compute in: `float32`, `bfloat16`, `float16`
-    (CUDA only); outputs are float32 whatever it is. `preprocess` is `clip` (as the weights ask for), `targetpad` or
-    `squarepad` (`cir.backbones.preprocess`), `text_tower` a name in `cir.backbones.text.TEXT_TOWERS` or `auto`
-    (`packed` for CLIP, `whole` for SigLIP), `attention` `sdpa` or `eager`, how Hugging Face's modules attend (packed
-    towers do it themselves). Raises InputError, in one line, for names, files or values that do not exist.
+    (CUDA only); outputs are float32 whatever it is. `preprocess` is `clip` (as the weights ask for), `targetpad`,
+    `squarepad`, or a `-fast` twin of these (`cir.backbones.preprocess`), `text_tower` a name in
+    `cir.backbones.text.TEXT_TOWERS` or `auto` (`packed` for CLIP, `whole` for SigLIP), `attention` `sdpa` or `eager`,
+    how Hugging Face's modules attend (packed towers do it themselves). Raises InputError, in one line, for names, files
+    or values that do not exist.
     """
     from cir.backbones import weights
 

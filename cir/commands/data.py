@@ -1,6 +1,5 @@
 """`cir data`: benchmarks on disk, what was found and what is missing."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +28,8 @@ def show(
         typer.echo(f"{found.name}  {len(found.queries):,} queries{labels}, gallery of {len(found.gallery):,} images")
         typer.echo(f"  root      {found.root}")
         typer.echo(f"  version   {found.version}, fingerprint {found.fingerprint}")
-        typer.echo(f"  protocol  {found.protocol}")
+        others = [rule for rule in data.find(name).protocols if rule != found.protocol]
+        typer.echo(f"  protocol  {found.protocol}" + (f" (also: {', '.join(others)})" if others else ""))
         for query in found.queries[:1]:
             where = found.paths.get(query.reference, "no file known")
             typer.echo(f"  first     {query.id}: {query.reference} ({where}), {' | '.join(query.texts)!r}")
@@ -37,19 +37,80 @@ def show(
             typer.echo(f"  note      {note}")
         for stamp in found.stamps:
             typer.echo(f"  stamp     {stamp}")
+        typer.echo(f"  manual    {data.origin(name).page}")
 
 
-@command(app, "check", "cir data check circo/val --root /data")
-def check(benchmark: Name, root: Root = Path("datasets")) -> None:
-    """Check the counts of a benchmark and the header of every image file."""
-    from cir import data
-    from cir.data import images
-    from cir.progress import track
+@command(
+    app,
+    "check",
+    "cir data check circo/val --root /data",
+    "cir data check fashioniq --root /data --json report.json",
+    "cir data check cirr/val --root /downloads --fix-layout /data",
+)
+def check(
+    benchmark: Annotated[str, typer.Argument(help="A benchmark, group or dataset: cirr/val, fashioniq/val, cirr.")],
+    root: Root = Path("datasets"),
+    protocol: Annotated[str, typer.Option(help="One of the benchmark's (`cir list benchmarks`).")] = "",
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every pixel, not only header and end.")] = False,
+    json: Annotated[str, typer.Option(help="Write the report as JSON to this file; - for the terminal.")] = "",
+    fix_layout: Annotated[
+        Path | None, typer.Option(help="New folder for links in the official layout; nothing is moved.")
+    ] = None,
+    cache: Annotated[Path, typer.Option(help="Where looks at files are kept.")] = Path(".cache/doctor"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Look at every file again.")] = False,
+) -> None:
+    """Say what of a benchmark is here, missing, corrupt or misplaced, and what to do; exit code 2 if anything is."""
+    from cir.commands.check import main
 
-    for name in data.expand(benchmark):
-        found = data.load(name, root)
-        images.check(found, progress=partial(track, description=f"checking {name}"))
-        typer.echo(f"{found.name}: {len(found.queries):,} queries and {len(found.paths):,} images are all there")
+    main(benchmark, root, protocol, decode, json, fix_layout, cache, fresh)
+
+
+@command(app, "ids", "cir data ids circo/val --root /data --out ids.json")
+def ids(
+    benchmark: Annotated[str, typer.Argument(help="For example cirr/val; one of a group such as fashioniq/val.")],
+    root: Root = Path("datasets"),
+    protocol: Annotated[str, typer.Option(help="One of the benchmark's (`cir list benchmarks`).")] = "",
+    out: Annotated[Path | None, typer.Option(help="File to write; default the terminal.")] = None,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Go on with partial data; stamps.")] = False,
+) -> None:
+    """Write the ids, texts and files that vectors for `cir score` are made of, as JSON."""
+    from cir.commands.ids import main
+
+    main(benchmark, root, protocol, out, allow_missing)
+
+
+@command(app, "mask", "cir data mask coco --root /data")
+def mask(
+    dataset: Annotated[str, typer.Argument(help="coco.")],
+    root: Root = Path("datasets"),
+    workers: Annotated[int, typer.Option(min=0, help="Pictures at once, 0 for one per core.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write pictures anew that are there.")] = False,
+) -> None:
+    """Write the object pictures of COCO composition from COCO's own annotations; an interrupted run goes on."""
+    from cir.commands.mask import main
+
+    main(dataset, root, workers, overwrite)
+
+
+@command(
+    app,
+    "new",
+    "cir data new holiday --queries queries.jsonl --images photos",
+    "cir evaluate --method sum --backbone openai/clip-vit-base-patch32 custom/holiday",
+)
+def new(
+    name: Annotated[str, typer.Argument(help="What to call it; the benchmark is custom/NAME.")],
+    queries: Annotated[Path, typer.Option(help="JSON lines with reference, text, targets; docs/benchmarks/custom.md.")],
+    images: Annotated[Path, typer.Option(help="Folder of the pictures; they stay there.")],
+    gallery: Annotated[Path | None, typer.Option(help="Pictures that compete, one a line; default: all.")] = None,
+    root: Root = Path("datasets"),
+    remove_reference: Annotated[bool, typer.Option("--remove-reference", help="References do not compete.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a benchmark that is there.")] = False,
+) -> None:
+    """Make a benchmark of your own pictures and queries; every line is checked first."""
+    from cir.commands.custom import main
+
+    main(name, queries, images, gallery, root, remove_reference, overwrite)
 
 
 @command(

@@ -7,10 +7,13 @@ import typer
 
 from cir import config as configs
 from cir import runs
+from cir.backbones.base import Backbone
 from cir.commands.show import show
 from cir.config import RunConfig
 from cir.errors import InputError
 from cir.methods import METHODS, checkpoint
+from cir.methods.base import Method
+from cir.records import MethodInfo
 
 
 def main(
@@ -23,20 +26,32 @@ def main(
     smoke: bool,
 ) -> None:
     """Evaluate what the arguments name, write records, print the numbers."""
-    target, names, overrides = sort_out(arguments)
-    options = [f"backbone.name={backbone}"] if backbone else []
-    options += [f"data.root={data}"] if data is not None else []
-    config, trained = configured(target, method, [*options, *overrides])
+    config, trained, names = asked(arguments, method, backbone, data)
     config = configs.smoke(config) if smoke else config
-    loaded = runs.load_backbone(config)
-    if trained is None:
-        built, info = runs.build(config, loaded), None
-    else:
-        built, info = runs.load_trained(trained, loaded)
+    loaded, built, info = model(config, trained)
     found = runs.evaluate(config, loaded, built, names or None, info=info, out=out)
     show([one.record for one in found])
     if report is not None:
         typer.echo(f"rankings: {runs.report(found, report, config, loaded)}", err=True)
+
+
+def asked(
+    arguments: Sequence[str], method: str, backbone: str, data: Path | None
+) -> tuple[RunConfig, Path | None, list[str]]:
+    """Find the configuration, the checkpoint if it is of a trained method, and the benchmarks that are named."""
+    target, names, overrides = sort_out(arguments)
+    options = [f"backbone.name={backbone}"] if backbone else []
+    options += [f"data.root={data}"] if data is not None else []
+    config, trained = configured(target, method, [*options, *overrides])
+    return config, trained, names
+
+
+def model(config: RunConfig, trained: Path | None) -> tuple[Backbone, Method, MethodInfo | None]:
+    """Load the encoders, and build the method or load its checkpoint with what its record says."""
+    loaded = runs.load_backbone(config)
+    if trained is None:
+        return loaded, runs.build(config, loaded), None
+    return loaded, *runs.load_trained(trained, loaded)
 
 
 def sort_out(arguments: Sequence[str]) -> tuple[Path | None, list[str], list[str]]:

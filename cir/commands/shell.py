@@ -20,9 +20,12 @@ SETTINGS: dict[str, Any] = {
 AGAIN = {
     "train": "the same command resumes from the last checkpoint",
     "evaluate": "features encoded so far are cached; the same command goes on from there",
+    "check": "files looked at so far are kept; the same command goes on from there",
     "demo": "the same command goes on with what is finished",
+    "submit": "features encoded so far are cached; the same command goes on from there",
     "triplets": "what was written or answered is kept; the same command goes on from there",
     "pretrain": "the same command resumes from the last checkpoint",
+    "mask": "the pictures written so far are kept; the same command goes on from there",
 }
 """What a command that was interrupted says about starting it again."""
 

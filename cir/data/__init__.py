@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import ModuleType
 
-from cir.data import circo, cirr, fashioniq
+from cir.data import circo, cirr, coco, custom, fashioniq, freedom, genecis, imagenet_r, mbeir, patterncom
 from cir.data.entry import Entry, Source
 from cir.data.reduce import subset
 from cir.errors import InputError, nearest
@@ -13,8 +13,16 @@ DATASETS: dict[str, ModuleType] = {
     "fashioniq": fashioniq,
     "cirr": cirr,
     "circo": circo,
+    "genecis": genecis,
+    "coco": coco,
+    "patterncom": patterncom,
+    "imagenet_r": imagenet_r,
+    "freedom": freedom,
+    "custom": custom,
+    "mbeir": mbeir,
 }
-"""By the first part of their benchmarks' names; each file has ENTRIES, a SOURCE, and GROUPS where it has some."""
+"""By the first part of their benchmarks' names; each file has ENTRIES, a SOURCE, GROUPS where it has some, and
+`entry(name)` where names are not known beforehand."""
 
 BENCHMARKS: dict[str, Entry] = {name: entry for file in DATASETS.values() for name, entry in file.ENTRIES.items()}
 
@@ -38,9 +46,11 @@ def load(name: str, root: Path | str, *, protocol: str | None = None, allow_miss
     if plain in GROUPS:
         raise InputError(f"{name} is {len(GROUPS[plain])} benchmarks, {', '.join(expand(name))}; load them one by one")
     entry = find(name)
-    chosen = entry.protocols[0] if protocol is None else protocol
+    usual = entry.default(Path(root)) if entry.default and protocol is None else entry.protocols[0]
+    chosen = usual if protocol is None else protocol
     if chosen not in entry.protocols:
-        raise InputError(f"{name}: has no protocol {chosen!r}; {nearest(chosen, entry.protocols)}")
+        why = entry.refused.get(chosen) or nearest(chosen, entry.protocols)
+        raise InputError(f"{name}: has no protocol {chosen!r}; {why}")
     benchmark = entry.load(Path(root), protocol=chosen, allow_missing=allow_missing)
     if name != plain and benchmark.name != name:
         raise InputError(f"{name}: {benchmark.root} is not a world, there is no world.json; the name is {plain}")
@@ -50,9 +60,11 @@ def load(name: str, root: Path | str, *, protocol: str | None = None, allow_miss
 def find(name: str) -> Entry:
     """Look up one benchmark, with or without `world/`; InputError names the nearest."""
     plain = name.removeprefix(WORLD)
-    if plain not in BENCHMARKS:
+    offered = getattr(DATASETS.get(dataset(plain)), "entry", None)
+    found = BENCHMARKS.get(plain) or (offered(plain) if offered else None)
+    if found is None:
         raise InputError(f"unknown benchmark {name!r}; {nearest(plain, [*BENCHMARKS, *GROUPS])}")
-    return BENCHMARKS[plain]
+    return found
 
 
 def dataset(name: str) -> str:

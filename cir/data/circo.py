@@ -25,8 +25,9 @@ COUNTS = {
 SOURCE = Source(
     title="CIRCO",
     folders=("CIRCO", "circo"),
-    annotations="github.com/miccunifi/CIRCO (CC BY-NC 4.0)",
-    images="COCO 2017 unlabeled images (19 GB) and image_info_unlabeled2017, cocodataset.org",
+    annotations="github.com/miccunifi/CIRCO, annotations/ (CC BY-NC 4.0)",
+    images="COCO 2017 unlabeled, no form: http://images.cocodataset.org/zips/unlabeled2017.zip (19 GB) and "
+    "http://images.cocodataset.org/annotations/image_info_unlabeled2017.zip (terms: cocodataset.org)",
     page="docs/benchmarks/circo.md",
 )
 
@@ -127,7 +128,7 @@ def _places(file: str) -> list[str]:
 ENTRIES = {
     f"circo/{split}": Entry(
         partial(load, split=split),
-        protocols=("circo",),
+        protocols=("circo", "circo/reference-removed"),
         files=(
             (f"annotations/{split}.json",),
             (

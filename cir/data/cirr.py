@@ -2,7 +2,8 @@
 
 `cirr/captions/cap.rc2.<split>.json` and `cirr/image_splits/split.rc2.<split>.json` (or both without the `cirr/`).
 The split file is the gallery, in its order, and says where each image lies: the val images are in `dev/`. Trees
-with `img_raw/` or `images/` before that path are found too.
+with `img_raw/` or `images/` before that path are found too. Two protocols take everything in that folder for the
+gallery, two read the graded labels, `target_soft`.
 """
 
 from functools import partial
@@ -15,48 +16,62 @@ from cir.data.reduce import settle
 from cir.errors import InputError
 from cir.schema import Benchmark, Query
 
+PROTOCOLS = ("cirr", "cirr/soft", "cirr/folder", "cirr/covr")
+FOLDER = {"cirr/folder", "cirr/covr"}
+"""Protocols whose gallery is the image folder."""
+GRADED = {"cirr/soft", "cirr/covr"}
+"""Protocols that read graded labels."""
+PICTURES = (".png", ".jpg", ".jpeg")
 COUNTS = {
-    "cirr/val": {"queries": 4181, "gallery": 2297, "targets": 4181},
+    "cirr/val": {"queries": 4181, "gallery": 2297, "targets": 4181, "folder": 8102},
     "cirr/test1": {"queries": 4148, "gallery": 2315, "targets": 0},
 }
+REFUSED = dict.fromkeys(PROTOCOLS[1:], "the server of test1 scores hard labels in the split's gallery; use cirr/val")
 SOURCE = Source(
     title="CIRR",
     folders=("CIRR", "cirr"),
-    annotations="github.com/Cuberick-Orion/CIRR, branch cirr_dataset (MIT)",
-    images="NLVR2's, on request from its authors (a form, lil.nlp.cornell.edu/nlvr)",
+    annotations="`git clone -b cirr_dataset https://github.com/Cuberick-Orion/CIRR cirr` (MIT)",
+    images="NLVR2's, for research on request: fill in the form https://goo.gl/forms/yS29stWnFWzrDBFH3, linked in "
+    "github.com/lil-lab/nlvr, nlvr2/README.md, and wait up to a week (NLVR2's terms of service)",
     page="docs/benchmarks/cirr.md",
 )
 
 
 def load(root: Path, split: str, *, protocol: str = "cirr", allow_missing: bool = False) -> Benchmark:
-    """Load `val`, or `test1`, whose labels are on a server. The target is `target_hard`; the six are `candidates`."""
+    """Load `val`, or `test1`, whose labels are on a server. The target is `target_hard`; the six are `candidates`.
+
+    The protocol chooses the gallery, and whether `target_soft` is read.
+    """
     file = f"captions/cap.rc2.{split}.json"
     base, captions = layout.find(root, SOURCE.folders, (f"cirr/{file}", file))
-    queries = tuple(_query(row, hidden=split == "test1") for row in read_rows(captions))
+    queries = tuple(_query(row, split == "test1", protocol in GRADED) for row in read_rows(captions))
     annotations = captions.parent.parent
     listed = _split(annotations / "image_splits" / f"split.rc2.{split}.json")
-    name = f"cirr/{split}"
-    found = layout.count(queries, list(listed))
-    identity = layout.identify(name, base, found, COUNTS[name], allow_missing=allow_missing)
-    queries, stamps = settle(queries, listed.keys(), identity.stamps)
     folder = Folder(base)
     inner = [] if annotations == base else [f"{annotations.name}/"]
     paths = {name: folder.pick(_places(path, inner)) for name, path in listed.items()}
+    note = "every image of the split file"
+    if protocol in FOLDER:
+        paths, note = _with_neighbours(paths, folder, f"cirr/{split}, {protocol}")
+    name, compared = f"cirr/{split}", "folder" if protocol in FOLDER else "gallery"
+    found = layout.count(queries, list(paths))
+    identity = layout.identify(name, base, found, COUNTS[name], gallery=compared, allow_missing=allow_missing)
+    queries, stamps = settle(queries, paths.keys(), identity.stamps)
     return Benchmark(
         name=identity.name,
         version="rc2",
         split=split,
         protocol=protocol,
         queries=queries,
-        gallery=tuple(listed),
+        gallery=tuple(paths),
         root=base,
         paths=paths,
-        notes=("gallery: every image of the split file",),
+        notes=(f"gallery: {note}",),
         stamps=stamps,
     )
 
 
-def _query(row: Row, hidden: bool) -> Query:
+def _query(row: Row, hidden: bool, graded: bool) -> Query:
     """Read one pair; reference and target must be members of its group, or subset recall means nothing."""
     members = row.inner("img_set").many("members", str)
     if len(set(members)) != len(members):
@@ -73,7 +88,40 @@ def _query(row: Row, hidden: bool) -> Query:
         targets=(target,) if target else (),
         candidates=members,
         tags=row.many("tags", str, ()),
+        soft=_graded(row.inner("target_soft")) if graded else (),
     )
+
+
+def _graded(row: Row) -> tuple[tuple[str, float], ...]:
+    """Read the graded labels; JSON may write 1 for 1.0."""
+    weights = {}
+    for name, value in row.data.items():
+        weights[name] = float(typed(value, int if isinstance(value, int) else float, f"{row.where}, {name}"))
+        if not -1 <= weights[name] <= 1:
+            raise InputError(f"{row.where}, {name}: expected a weight between -1 and 1, got {value}")
+    return tuple(weights.items())
+
+
+def _with_neighbours(paths: dict[str, str], folder: Folder, what: str) -> tuple[dict[str, str], str]:
+    """Add whatever else lies in the folders of the split's images, behind them and by name: CoVR's gallery.
+
+    An id is a file's name without its extension; only files directly in a folder count.
+    """
+    split = {place.rpartition("/") for place in paths.values()}
+    places = sorted({parent for parent, _, name in split if name in folder.names(parent)})
+    if not places:
+        parents = ", ".join(sorted({f"{parent}/" for parent, _, _ in split}))
+        raise InputError(
+            f"{what}: the gallery is the image folder itself, and none of the split's images is in {parents} of "
+            f"{folder.root}; put the images there, or use another protocol"
+        )
+    every = dict(paths)
+    for parent in places:
+        for file in sorted(folder.names(parent)):
+            path = PurePosixPath(file)
+            if path.suffix.lower() in PICTURES and not file.startswith("."):
+                every.setdefault(path.stem, f"{parent}/{file}")
+    return every, f"every image of {', '.join(f'{parent}/' for parent in places)}"
 
 
 def _split(path: Path) -> dict[str, str]:
@@ -93,12 +141,13 @@ def _places(path: str, inner: list[str]) -> list[str]:
 ENTRIES = {
     f"cirr/{split}": Entry(
         partial(load, split=split),
-        protocols=("cirr",),
+        protocols=PROTOCOLS if split == "val" else ("cirr",),
         files=tuple(
             (f"cirr/{file}", file)
             for file in (f"captions/cap.rc2.{split}.json", f"image_splits/split.rc2.{split}.json")
         ),
         counts=COUNTS[f"cirr/{split}"],
+        refused={} if split == "val" else REFUSED,
     )
     for split in ("val", "test1")
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cir.schema import Benchmark
 
@@ -23,6 +24,10 @@ class Entry:
     """Its annotation files: for each, the places relative to the dataset's folder where it may lie, official first."""
     counts: Counts = field(default_factory=dict)
     """How much the published files hold; a load is compared with what is known here."""
+    default: Callable[[Path], str] | None = None
+    """Reads the default protocol from the files, given the root, where it is chosen there and not the first."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Protocols of its siblings that it cannot be read under, and why."""
 
 
 @dataclass(frozen=True, slots=True)

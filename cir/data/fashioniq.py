@@ -18,7 +18,9 @@ CATEGORIES = ("dress", "shirt", "toptee")
 GALLERIES = {
     "fashioniq/original": "every image of the split file",
     "fashioniq/val-union": "every reference or target of a query",
+    "fashioniq/reference-removed": "every image of the split file",
 }
+REFUSED = dict.fromkeys(list(GALLERIES)[1:], "the test labels were never published; use val")
 COUNTS = {
     "fashioniq/dress/val": {"queries": 2017, "gallery": 3817, "targets": 2017, "union": 2628},
     "fashioniq/shirt/val": {"queries": 2038, "gallery": 6346, "targets": 2038, "union": 3089},
@@ -30,8 +32,9 @@ COUNTS = {
 SOURCE = Source(
     title="FashionIQ",
     folders=("FashionIQ", "fashioniq", "fashion-iq"),
-    annotations="github.com/XiaoxiaoGuo/fashion-iq (Community Data License Agreement)",
-    images="links in the same repository; many are dead, repacked archives circulate",
+    annotations="github.com/XiaoxiaoGuo/fashion-iq, captions/ and image_splits/ (Community Data License Agreement)",
+    images="no form: lists of links in github.com/hongwang600/fashion-iq-metadata, many dead by now; complete repacks "
+    "circulate, without a licence of their own",
     page="docs/benchmarks/fashioniq.md",
 )
 
@@ -66,7 +69,7 @@ def load(
         root=base,
         paths={name: folder.pick(_paths(name)) for name in images},
         notes=(
-            f"gallery: {GALLERIES.get(protocol, GALLERIES['fashioniq/original'])}",
+            f"gallery: {GALLERIES[protocol]}",
             f"captions from {captions.parent.name}/",
         ),
         stamps=stamps,
@@ -110,6 +113,7 @@ ENTRIES = {
             (f"image_splits/split.{category}.{split}.json",),
         ),
         counts=COUNTS[f"fashioniq/{category}/{split}"],
+        refused={} if split == "val" else REFUSED,
     )
     for split in ("val", "test")
     for category in CATEGORIES

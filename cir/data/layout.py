@@ -1,6 +1,7 @@
 """Where a dataset lies, whether it is the bundled world, and whether it is complete."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ def identify(
     of images that are reference or target); a count that is not known is not compared. Other counts than expected are
     an InputError, with `allow_missing` a stamp.
     """
-    world = _world_file(base)
+    world = world_file(base)
     expected = _world_counts(world, plain) if world else dict(published)
     expected["gallery"] = expected.get(gallery, found["gallery"])
     name = f"world/{plain}" if world else plain
@@ -60,12 +61,22 @@ def identify(
     return Identity(name, tuple(f"not the official counts ({what})" for what in wrong))
 
 
+def wrong_counts(stamps: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Read back what `identify` stamped: by count, the expected number and the one found.
+
+    >>> wrong_counts(["not the official counts (queries: expected 4,181, found 2)", "2 queries left out"])
+    {'queries': (4181, 2)}
+    """
+    found = (re.fullmatch(r"not the official counts \((\w+): expected ([\d,]+), found ([\d,]+)\)", s) for s in stamps)
+    return {m[1]: (int(m[2].replace(",", "")), int(m[3].replace(",", ""))) for m in found if m}
+
+
 def count(queries: Sequence[Query], gallery: Sequence[str]) -> dict[str, int]:
     """Count what `identify` compares."""
     return {"queries": len(queries), "gallery": len(gallery), "targets": sum(len(q.targets) for q in queries)}
 
 
-def _world_file(base: Path) -> Path | None:
+def world_file(base: Path) -> Path | None:
     """Find the file that marks the bundled world, in the dataset's folder or in its parent."""
     own = Path(os.path.abspath(base))  # the folder the user sees, not where a link leads
     return next((place / "world.json" for place in (own, own.parent) if (place / "world.json").is_file()), None)

@@ -43,11 +43,16 @@ def trouble(pictures: Pictures, row: int) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata
             with pictures.open(row) as image:
-                image.draft("RGB", (32, 32))  # a JPEG's whole stream is read, an eighth of its pixels is made
-                image.load()
+                decode(image)
     except UNREADABLE as error:
         return str(error) or type(error).__name__
     return ""
+
+
+def decode(image: Image.Image) -> None:
+    """Decode an opened picture as cheaply as shows whether it can be: its size may be another one afterwards."""
+    image.draft("RGB", (32, 32))  # a JPEG's whole stream is read, an eighth of its pixels is made
+    image.load()
 
 
 def _looked(pictures: Pictures, keep: Path | None, progress: bool) -> Bool[np.ndarray, " n"]:

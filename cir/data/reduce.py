@@ -26,9 +26,13 @@ def without(benchmark: Benchmark, missing: Collection[str], why: str) -> Benchma
 
 
 def answerable(queries: Sequence[Query], images: Collection[str]) -> tuple[Query, ...]:
-    """Keep the queries whose reference and targets are all among the images, with the candidates that are."""
+    """Keep the queries whose reference and targets are all among the images, with those candidates and labels."""
     return tuple(
-        replace(query, candidates=tuple(name for name in query.candidates if name in images))
+        replace(
+            query,
+            candidates=tuple(name for name in query.candidates if name in images),
+            soft=tuple((name, weight) for name, weight in query.soft if name in images),
+        )
         for query in queries
         if query.reference in images and all(target in images for target in query.targets)
     )
@@ -58,7 +62,7 @@ def subset(benchmark: Benchmark, n: int, seed: int = 0, filler: int | None = Non
     if n >= len(benchmark.queries):
         return benchmark
     queries = benchmark.queries[:n]
-    named = {name for q in queries for name in (q.reference, *q.targets, *q.candidates)}
+    named = {name for q in queries for name in (q.reference, *q.targets, *q.candidates, *(n for n, _ in q.soft))}
     rest = [name for name in benchmark.gallery if name not in named]
     wanted = len(named) if filler is None else filler
     drawn = np.random.default_rng(seed).permutation(len(rest))[:wanted]

@@ -17,24 +17,34 @@ def dilated_square(image: Image.Image, box: tuple[float, ...], size: tuple[int, 
     """Cut a box (left, top, width, height) enlarged by 0.7 out, and pad it with black to a square: GeneCIS.
 
     The right and lower edges are computed from the enlarged left and upper ones, as in the official code, so unless
-    the picture ends there a crop grows only to the left and to the top.
+    the picture ends there a crop grows only to the left and to the top. Grey pictures stay grey, all others become
+    RGB first, so that black is black (in CMYK, zeros are white). Raises InputError where nothing of the picture lies
+    in the box.
     """
     left, top, width, height = box
     left, top = max(0.0, left - DILATION * width), max(0.0, top - DILATION * height)
     right = min(float(image.width), left + (1 + DILATION) * width)
     bottom = min(float(image.height), top + (1 + DILATION) * height)
-    part = image.crop((round(left), round(top), round(right), round(bottom)))
+    edges = round(left), round(top), round(right), round(bottom)
+    if edges[2] <= edges[0] or edges[3] <= edges[1]:
+        raise InputError(
+            f"box {box} leaves nothing of a picture of {image.width} x {image.height}; expected the original picture, "
+            "not a smaller copy"
+        )
+    part = image.crop(edges)
+    part = part if part.mode in ("L", "RGB") else part.convert("RGB")
     side = max(part.size)
     square = Image.new(part.mode, (side, side))
-    if part.mode == "P":
-        square.putpalette(part.getpalette() or [])
     square.paste(part, ((side - part.width) // 2, (side - part.height) // 2))
     return square
 
 
 def squashed_region(image: Image.Image, box: tuple[float, ...], size: tuple[int, int]) -> Image.Image:
-    """Cut a region (left, top, right, bottom) out and squash it to what the tower takes: Pic2Word's object queries."""
-    left, top, right, bottom = (round(edge) for edge in box)
+    """Cut a region (left, top, right, bottom) out and squash it to what the tower takes: Pic2Word's object queries.
+
+    Edges lose their fractions, as in the official code (arXiv:2302.03084).
+    """
+    left, top, right, bottom = (int(edge) for edge in box)
     part = image.convert("RGB").crop((left, top, right, bottom))
     return part.resize(size, Image.Resampling.BICUBIC)
 
@@ -44,6 +54,14 @@ VIEWS: dict[str, Callable[[Image.Image, tuple[float, ...], tuple[int, int]], Ima
     "squashed-region": squashed_region,
 }
 """By `View.kind`: picture, box, and (width, height) of the tower's input."""
+
+
+def outside(view: View, width: int, height: int) -> bool:
+    """Say whether a view's box, as annotated, has no part of a picture of that size: it was made for another copy."""
+    left, top, right, bottom = view.box
+    if view.kind == "dilated-square":
+        right, bottom = left + right, top + bottom
+    return right <= 0 or bottom <= 0 or left >= width or top >= height
 
 
 def seen(image: Image.Image, view: View, size: tuple[int, int]) -> Image.Image:

@@ -19,6 +19,8 @@ class Protocol(ABC):
     version: ClassVar[int]
     definition: ClassVar[str]
     """One sentence with its source; printed with every number."""
+    differs: ClassVar[str] = ""
+    """What sets it apart from the other protocols of its benchmarks, in one sentence; empty: see the definition."""
     metrics: ClassVar[tuple[str, ...]]
     """In the order tables print them."""
     headline: ClassVar[str]

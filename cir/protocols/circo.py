@@ -1,4 +1,4 @@
-"""CIRCO: average precision over several ground truths in 123,403 images, the reference competes."""
+"""CIRCO: average precision over several ground truths in 123,403 images, the reference competes or is removed."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -22,6 +22,7 @@ class CIRCO(Protocol):
         "AP@K over min(number of ground truths, K) among all COCO 2017 unlabeled images, reference kept; R@K of the "
         "single target; semantic mAP@10 over the queries of an aspect (Baldrati et al., ICCV 2023, arXiv:2303.15247)"
     )
+    differs = "the papers' and the server's: the reference competes"
     metrics: ClassVar[tuple[str, ...]] = (*(f"mAP@{k}" for k in CUTS), *(f"R@{k}" for k in CUTS))
     headline = "mAP@5"
     aspect_metric = "mAP@10"
@@ -31,3 +32,19 @@ class CIRCO(Protocol):
     ) -> dict[str, Float64[np.ndarray, " q"]]:
         values = {f"mAP@{k}": average_precision_at(ranks, k) for k in CUTS}
         return values | {f"R@{k}": recall_at(ranks, k) for k in CUTS}
+
+
+class CIRCOReferenceRemoved(CIRCO):
+    """CoVR's rule: the reference, which is never a ground truth, leaves the ranking."""
+
+    id = "circo/reference-removed"
+    version = 1
+    definition = (
+        "AP@K over min(number of ground truths, K) among all COCO 2017 unlabeled images but the query's reference; R@K "
+        "of the single target (as in the released evaluation of CoVR, Ventura et al., AAAI 2024, arXiv:2308.14746)"
+    )
+    differs = "the reference is deleted from the ranking"
+
+    def excluded(self, query: Query) -> tuple[str, ...]:
+        """Delete the reference."""
+        return (query.reference,)

@@ -1,4 +1,4 @@
-"""FashionIQ: R@10 and R@50 per category, the reference competes; the mean over categories is unweighted."""
+"""FashionIQ: R@10 and R@50 per category, two galleries, reference kept or removed; the mean is unweighted."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -20,6 +20,7 @@ class FashionIQ(Protocol):
         "R@K of the one target in the category's whole split file, reference kept, unweighted mean over categories "
         "(Wu et al., CVPR 2021, arXiv:1905.12794; gallery as in the authors' image_splits)"
     )
+    differs = "the zero-shot papers': every image of the category's split file competes, the reference too"
     metrics: ClassVar[tuple[str, ...]] = ("R@10", "R@50")
     headline = "R@10"
     aspect_metric = "R@10"
@@ -39,3 +40,20 @@ class FashionIQUnion(FashionIQ):
         "R@K of the one target among the images that are reference or target of a val query of the category, "
         "reference kept, unweighted mean over categories (the VAL split, after Chen et al., CVPR 2020)"
     )
+    differs = "only the images that are reference or target of a query compete"
+
+
+class FashionIQReferenceRemoved(FashionIQ):
+    """CoVR's rule: the reference leaves the ranking."""
+
+    id = "fashioniq/reference-removed"
+    version = 1
+    definition = (
+        "R@K of the one target in the category's whole split file without the query's reference, unweighted mean over "
+        "categories (as in the released evaluation of CoVR, Ventura et al., AAAI 2024, arXiv:2308.14746)"
+    )
+    differs = "the reference is deleted from the ranking"
+
+    def excluded(self, query: Query) -> tuple[str, ...]:
+        """Delete the reference."""
+        return (query.reference,)

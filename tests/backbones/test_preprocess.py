@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cir.backbones.preprocess import Preprocess, from_folder, pad
+from cir.backbones.preprocess import NAMES, Preprocess, from_folder, pad
 from cir.errors import InputError
 
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos"
@@ -75,6 +75,81 @@ def test_real_photos_equal_hugging_face_bit_for_bit(folder):
     for path in photos:
         with Image.open(path) as picture:
             assert torch.equal(ours(picture), theirs(picture)), path
+
+
+def levels(preprocess, image):
+    """The grey levels that a preprocessing shows the tower, back from its normalised pixels."""
+    table, pixels = preprocess._levels(), preprocess(image).numpy()
+    return np.stack([np.searchsorted(table[c], pixels[c]) for c in range(3)])
+
+
+def smooth(size, seed=0):
+    """A picture without hard edges everywhere, grainy like a photo."""
+    coarse = noise((max(1, size[0] // 8), max(1, size[1] // 8)), seed=seed).resize(size, Image.Resampling.BICUBIC)
+    grain = np.random.default_rng(seed).normal(0, 9, (size[1], size[0], 1))
+    return Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8))
+
+
+def apart(exact, fast, image):
+    """The share of grey levels that differ, and by how many levels at most."""
+    difference = np.abs(levels(exact, image) - levels(fast, image))
+    return (difference > 0).mean(), difference.max()
+
+
+@pytest.mark.parametrize("name", ["clip", "targetpad", "squarepad"])
+def test_fast_twins_differ_in_few_pixels_by_two_levels_at_most(folder, name):
+    exact, fast = from_folder(folder, name), from_folder(folder, f"{name}-fast")
+    shares = []
+    for size in [(640, 480), (480, 640), (500, 375), (333, 500), (1200, 700), (900, 300), (150, 100), (31, 17)]:
+        share, most = apart(exact, fast, smooth(size))
+        assert most <= (2 if min(size) > 224 else 3)  # small ones are enlarged
+        shares.append(share)
+    assert 0 < np.mean(shares[:6]) <= 0.005 and max(shares) < 0.01
+    assert apart(exact, fast, smooth((300, 900)))[1] <= 3  # Pillow 13 begins with the height
+    for size in [(1, 1), (224, 224)]:  # nothing is resized to speak of
+        assert torch.equal(exact(noise(size)), fast(noise(size)))
+    assert not torch.equal(exact(noise((640, 480))), fast(noise((640, 480))))  # it is another way
+
+
+def test_fast_twins_on_real_photos(folder):
+    photos = sorted(PHOTOS.rglob("*.jpg"))[::12]
+    if not photos:
+        pytest.skip("needs the photos")
+    exact, fast = from_folder(folder, "clip"), from_folder(folder, "clip-fast")
+    found = []
+    for path in photos:
+        with Image.open(path) as picture:
+            found.append(apart(exact, fast, picture))
+    assert max(most for _, most in found) <= 2
+    assert np.mean([share for share, _ in found]) <= 0.005
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_fast_twins_take_pictures_of_any_mode(folder, mode):
+    picture = smooth((300, 240)).convert(mode)
+    share, most = apart(from_folder(folder, "targetpad"), from_folder(folder, "targetpad-fast"), picture)
+    assert share < 0.02 and most <= 2
+
+
+def test_a_fast_twin_has_an_id_of_its_own_and_the_exact_ids_stay(folder):
+    ids = {name: from_folder(folder, name).id for name in NAMES}
+    assert len(set(ids.values())) == len(NAMES) == 6
+    assert ids["clip"] == "clip:1e660327"  # what galleries are cached under
+    assert ids["clip-fast"].startswith("clip-fast:") and ids["targetpad-fast"].startswith("targetpad-1.25-fast:")
+    squashed = replace(from_folder(folder, "clip-fast"), resize=(224, 224))
+    assert squashed.id.startswith("squash-fast:")
+
+
+def test_a_filter_that_torch_lacks_has_no_fast_twin(tmp_path, make_preprocessor):
+    make_preprocessor(tmp_path, 224, resample=1)
+    assert from_folder(tmp_path, "clip").resample == 1
+    with pytest.raises(InputError, match=r"'clip-fast': Pillow's filter 1 has no fast twin; use 'clip'"):
+        from_folder(tmp_path, "clip-fast")
+    make_preprocessor(tmp_path, 224, resample=2)
+    exact, fast = (from_folder(tmp_path, name) for name in ("clip", "clip-fast"))
+    assert apart(exact, fast, smooth((500, 375)))[1] <= 1
+    with pytest.raises(InputError, match=r"'clip-fats'.*clip-fast"):
+        from_folder(tmp_path, "clip-fats")
 
 
 def test_targetpad_is_padding_and_then_the_official_pipeline(folder):

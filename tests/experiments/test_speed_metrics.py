@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cir import search as room
+from cir.search import blocks, scores
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "speed"
 
@@ -45,11 +45,12 @@ def test_cirr_at_full_size_needs_a_200th_of_the_table_of_names(speed, monkeypatc
 
 def test_every_pair_is_multiplied_once_and_hardly_any_twice(speed, monkeypatch):
     case, done, again = speed.build("cirr", 600, 1500), [], []
-    products, pairs = room._products, room._exact_pairs
-    monkeypatch.setattr(room, "_products", lambda a, b, *how: (done.append(len(a) * len(b)), products(a, b, *how))[1])
-    monkeypatch.setattr(
-        room, "_exact_pairs", lambda a, i, b, j, *how: (again.append(len(i)), pairs(a, i, b, j, *how))[1]
-    )
+    products, pairs = scores.products, scores.exact_pairs
+    monkeypatch.setattr(blocks, "products", lambda a, b, *how: (done.append(len(a) * len(b)), products(a, b, *how))[1])
+    for room in (blocks, scores):
+        monkeypatch.setattr(
+            room, "exact_pairs", lambda a, i, b, j, *how: (again.append(len(i)), pairs(a, i, b, j, *how))[1]
+        )
     case.ours()
     assert sum(done) == 600 * 1500
     assert sum(again) < 600 * (1 + 6 + 3)  # the target, the six, and what float32 could not tell apart

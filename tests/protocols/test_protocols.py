@@ -81,9 +81,10 @@ def test_cirr_by_hand():
         protocol.score(benchmark(ONE), ranked([[1], [7], [20]]))
 
 
-def test_only_cirr_deletes_the_reference():
+def test_only_cirr_deletes_the_reference_and_variants_that_say_so():
     for name, protocol in PROTOCOLS.items():
-        assert protocol.excluded(ONE[0]) == (("i19",) if name == "cirr" else ())
+        deleted = name.split("/")[0] == "cirr" or name.endswith("/reference-removed")
+        assert protocol.excluded(ONE[0]) == (("i19",) if deleted else ()), name
 
 
 def test_circo_by_hand():

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cir import search as room
 from cir.errors import InputError
 from cir.schema import Embeddings
-from cir.search import search, target_ranks, tolerance
+from cir.search import blocks as room
+from cir.search import scores, search, target_ranks, tolerance
 
 
 def unit(n, d, seed=0, t=1):
@@ -195,10 +195,10 @@ def test_the_fast_product_stays_within_its_tolerance(width, sign):
     vectors *= np.float32(1.0009)  # as far from unit length as embeddings may be
     queries, gallery = vectors[:20], vectors[20:]
     rows, columns = np.divmod(np.arange(400), 20)
-    exact = room._exact_pairs(queries, rows, gallery, columns, "max").reshape(20, 20)
+    exact = scores.exact_pairs(queries, rows, gallery, columns, "max").reshape(20, 20)
     written_out = [[exact_score(q, g) for g in gallery[:3]] for q in queries[:3]]
     assert exact[:3, :3].tolist() == written_out
-    assert np.abs(room._products(queries, gallery, "max") - exact).max() < tolerance(width)
+    assert np.abs(scores.products(queries, gallery, "max") - exact).max() < tolerance(width)
 
 
 @pytest.mark.parametrize("dense", [0.0, 1.0])
