@@ -163,12 +163,15 @@ LATER: dict[str, Any] = {"prompt.templates": {}, "data.protocols": {}}
 """Keys that came after records had been written, with the value that says nothing: fingerprints leave them out then."""
 
 
-def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a run from YAML (none: the defaults), apply `key=value` overrides, check everything.
+def load(
+    path: str | Path | None = None, overrides: Sequence[str] = (), more: Sequence[layers.Layer] = ()
+) -> RunConfig:
+    """Read a run from YAML (none: the defaults), lay `more` over it, apply `key=value` overrides, check everything.
 
     Raises `InputError`, one line with file, dotted key and the nearest known key.
     """
     found = [] if path is None else layers.inherited(Path(path))
+    found += more
     found += [(f"override {item!r}", layers.override(item)) for item in overrides]
     origin = str(path) if path is not None else "configuration"
     config = layers.build(RunConfig, found, origin, _adapted)
@@ -183,14 +186,17 @@ def resolved(config: RunConfig) -> dict[str, Any]:
 
 def fingerprint(config: RunConfig) -> str:
     """Sixteen hex digits over the keys that determine numbers: not names, devices, folders or log intervals."""
-    plain = resolved(config)
-    for key in NOT_NUMBERS:
+    return fingerprint_of(resolved(config))
+
+
+def fingerprint_of(plain: dict[str, Any]) -> str:
+    """Compute the fingerprint of a configuration as a record keeps it, of exactly the keys that are there."""
+    plain = deepcopy(plain)
+    for key in (*NOT_NUMBERS, *LATER):
         section, _, last = key.rpartition(".")
-        del (plain[section] if section else plain)[last]
-    for key, unset in LATER.items():
-        section, _, last = key.rpartition(".")
-        if plain[section][last] == unset:
-            del plain[section][last]
+        holder: dict[str, Any] = plain.get(section, {}) if section else plain
+        if key in NOT_NUMBERS or holder.get(last) == LATER[key]:
+            holder.pop(last, None)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 

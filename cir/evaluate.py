@@ -3,23 +3,23 @@
 import dataclasses
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from cir import config as configs
-from cir import data, methods, provenance, records, stats
+from cir import data, methods, provenance, records
 from cir.backbones.base import Backbone
 from cir.config import RunConfig
 from cir.errors import InputError
 from cir.methods.base import Method
 from cir.protocols import PROTOCOLS, Protocol, pooled
-from cir.records import Mean, MethodInfo, PerQuery, Record
+from cir.record_values import means
+from cir.records import MethodInfo, PerQuery, Record
 from cir.retrieval import Searched, load_benchmark, run_search
 from cir.schema import Benchmark, TargetRanks
 
@@ -32,9 +32,10 @@ class Evaluation:
     values: PerQuery | None
     searched: tuple[Searched, ...]
 
-    def write(self, folder: Path) -> Path:
-        """Write record and values into `folder`; returns the record's path."""
-        return records.write(folder, self.record, self.values)
+    def write(self, folder: Path, *, rankings: bool = False) -> Path:
+        """Write record and values into `folder`, on request the rankings of a single benchmark; returns the path."""
+        ranking = self.searched[0].ranking if rankings and len(self.searched) == 1 else None
+        return records.write(folder, self.record, self.values, ranking)
 
 
 def evaluate(
@@ -102,15 +103,6 @@ def describe(
     }
     name = getattr(method, "name", None) or methods.name_of(method)  # bounds and other outsiders bring their own
     return MethodInfo(name, method.paper, sorted(named), sum(named.values()), checkpoint, training, base)
-
-
-def means(values: Mapping[str, Float[np.ndarray, " q"]], strata: Sequence[str] = ()) -> dict[str, Mean]:
-    """Average per-query fractions to percent with 95 % intervals; strata weigh the same, whatever their size."""
-    if not values:
-        return {}
-    intervals = stats.bootstrap(values, strata=strata or None)
-    count = len(next(iter(values.values())))
-    return {name: Mean(100 * one.mean, 100 * one.low, 100 * one.high, count) for name, one in intervals.items()}
 
 
 def unscored(
@@ -202,14 +194,14 @@ def _record(
     model = records.BackboneInfo(
         backbone.name, backbone.fingerprint, backbone.preprocess_id, dtype, str(backbone.device)
     )
+    rules = records.ProtocolInfo(protocol.id, protocol.version, protocol.definition)
     described: dict[str, Any] = configs.resolved(config)
-    identity = [configs.fingerprint(config), bench.name, bench.fingerprint, protocol.id, protocol.version]
     return Record(
         run=config.name,
-        fingerprint=records.fingerprint(*identity, model.weights, model.preprocess, info.name, info.checkpoint),
+        fingerprint=records.identity(configs.fingerprint(config), bench, rules, model, info),
         config=described,
         seed=config.seed,
-        protocol=records.ProtocolInfo(protocol.id, protocol.version, protocol.definition),
+        protocol=rules,
         benchmark=bench,
         backbone=model,
         method=info,

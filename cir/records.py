@@ -1,42 +1,42 @@
 """Run records: everything needed to trust a number, as JSON, with the per-query values beside it.
 
-Validated on write and on read; values are written as `.npz` without pickles and bound to the record by their
-sha256. A record overtaken by a fix keeps its numbers and gains `stale`, the reason.
+Validated on write and on read; values and rankings are written as `.npz` without pickles and bound to the record by
+their sha256 (`cir.record_values`). A record overtaken by a fix keeps its numbers and gains `stale`, the reason. The
+file ends with a `seal` over all the rest, so that a number changed by hand is noticed (`cir records check`).
 """
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
 import re
 import tempfile
 import types
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
-from jaxtyping import Float64, Int64
-
 from cir.errors import InputError, nearest
+from cir.record_values import (
+    Attachment,
+    Mean,
+    PerQuery,
+    attach,
+    attached,
+    pack_ranking,
+    pack_values,
+    unpack_ranking,
+    unpack_values,
+)
+from cir.schema import Ranking
 
 FORMAT = 1
 UNIT = "percent"
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over queries in percent with its 95 % bootstrap interval, and how many queries it is over."""
-
-    mean: float
-    low: float
-    high: float
-    queries: int
+SEAL = "seal"
+"""Last key of a record's file; not a field, for it is about them all."""
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,6 @@ class CodeInfo:
 
 
 @dataclass(frozen=True)
-class Attachment:
-    """A file beside the record, by name and content."""
-
-    file: str
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Record:
     """One evaluation of one method on one benchmark."""
 
@@ -155,6 +147,8 @@ class Record:
     aspects: dict[str, Mean] = field(default_factory=dict)
     """Means over the queries that carry a tag, by tag."""
     per_query: Attachment | None = None
+    ranking: Attachment | None = None
+    """The first images of every query, where they were asked for."""
     unit: str = UNIT
     stale: str = ""
     format: int = FORMAT
@@ -165,51 +159,53 @@ class Record:
         return f"{self.benchmark.name.replace('/', '-')}-{self.fingerprint}"
 
 
-@dataclass(frozen=True)
-class PerQuery:
-    """Per-query values behind the means: fractions by metric, the targets' ranks (1 is best, 0 fills)."""
-
-    ids: tuple[str, ...]
-    values: Mapping[str, Float64[np.ndarray, " q"]]
-    ranks: Int64[np.ndarray, "q m"]
-    strata: tuple[str, ...] = ()
-    """The part of the group each query belongs to; empty for a single benchmark."""
-
-
 def fingerprint(*parts: object) -> str:
     """Sixteen hex digits over anything JSON can hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def write(folder: Path, record: Record, values: PerQuery | None = None) -> Path:
-    """Write `folder/<name>.json`, and `.npz` beside it when values are given; returns the JSON's path.
+def identity(
+    config: str, benchmark: BenchmarkInfo, protocol: ProtocolInfo, backbone: BackboneInfo, method: MethodInfo
+) -> str:
+    """Compute a record's fingerprint: that of its configuration (`cir.config`), data, protocol and weights together."""
+    searched = [benchmark.name, benchmark.fingerprint, protocol.name, protocol.version]
+    return fingerprint(config, *searched, backbone.weights, backbone.preprocess, method.name, method.checkpoint)
 
-    Both appear whole or not at all; the values come first, so a record never names a file that is not there.
+
+def write(folder: Path, record: Record, values: PerQuery | None = None, ranking: Ranking | None = None) -> Path:
+    """Write `folder/<name>.json`, `.npz` beside it when values are given, `-ranking.npz` when a ranking is.
+
+    Returns the JSON's path. Each appears whole or not at all; what stands beside comes first, so a record never names
+    a file that is not there.
     """
+    beside: dict[str, bytes] = {}
     if values is not None:
-        content = _npz(values)
-        file = f"{record.name}.npz"
-        record = dataclasses.replace(record, per_query=Attachment(file, hashlib.sha256(content).hexdigest()))
+        beside[f"{record.name}.npz"] = packed = pack_values(values)
+        record = dataclasses.replace(record, per_query=attach(f"{record.name}.npz", packed))
+    if ranking is not None:
+        beside[f"{record.name}-ranking.npz"] = packed = pack_ranking(ranking)
+        record = dataclasses.replace(record, ranking=attach(f"{record.name}-ranking.npz", packed))
     path = folder / f"{record.name}.json"
     plain = dataclasses.asdict(record)
     _build(Record, plain, str(path))
-    text = json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    content = text({**plain, SEAL: seal(json.loads(text(plain)))})  # of what a reader will see
     folder.mkdir(parents=True, exist_ok=True)
-    if values is not None:
-        replace_file(folder / file, content)
-    replace_file(path, text.encode())
+    for file, packed in beside.items():
+        replace_file(folder / file, packed)
+    replace_file(path, content)
     return path
+
+
+def seal(plain: Mapping[str, Any]) -> str:
+    """Compute the sha256 of a record as it stands in its file, of everything but `stale` and the seal itself."""
+    kept = {key: value for key, value in plain.items() if key not in (SEAL, "stale")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def read(path: Path) -> Record:
     """Read and validate one record; raises `InputError` naming the file and the field."""
-    try:
-        plain = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such record") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a record, cannot be read as JSON: {error}") from None
-    record: Record = _build(Record, plain, str(path))
+    plain = read_plain(path)
+    record: Record = _build(Record, {key: value for key, value in plain.items() if key != SEAL}, str(path))
     if record.format != FORMAT:
         raise InputError(f"{path}: format: expected {FORMAT}, got {record.format}; written by another version of cir")
     if record.unit != UNIT:
@@ -217,48 +213,56 @@ def read(path: Path) -> Record:
     return record
 
 
+def read_plain(path: Path) -> dict[str, Any]:
+    """Read a record's JSON as it stands, seal included."""
+    try:
+        plain = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such record") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a record, cannot be read as JSON: {error}") from None
+    if not isinstance(plain, dict):
+        raise InputError(f"{path}: record: expected a mapping, got {str(plain)[:60]!r}")
+    return plain
+
+
 def read_values(path: Path, record: Record) -> PerQuery:
     """Read the per-query values of the record at `path`, checked against its sha256."""
     if record.per_query is None:
         raise InputError(f"{path}: holds no per-query values; evaluate again to write them")
-    if Path(record.per_query.file).name != record.per_query.file:
-        raise InputError(f"{path}: per_query.file: expected a name without folders, got {record.per_query.file!r}")
-    beside = path.parent / record.per_query.file
-    try:
-        content = beside.read_bytes()
-    except OSError as error:
-        raise InputError(f"{beside}: per-query values of {path.name} cannot be read: {error.strerror}") from None
-    if hashlib.sha256(content).hexdigest() != record.per_query.sha256:
-        raise InputError(f"{beside}: content differs from the sha256 in {path.name}; evaluate again")
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            names = [str(name) for name in arrays["metrics"]]
-            return PerQuery(
-                ids=tuple(str(name) for name in arrays["ids"]),
-                values=dict(zip(names, arrays["values"], strict=True)),
-                ranks=arrays["ranks"],
-                strata=tuple(str(name) for name in arrays["strata"]),
-            )
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{beside}: not per-query values: {error}") from None
+    return attached(path, record.per_query, "per_query", "per-query values", unpack_values)
+
+
+def read_ranking(path: Path, record: Record) -> Ranking:
+    """Read the rankings kept with the record at `path`, checked against their sha256."""
+    if record.ranking is None:
+        raise InputError(f"{path}: holds no rankings; `cir evaluate ... --rankings` keeps them")
+    return attached(path, record.ranking, "ranking", "rankings", unpack_ranking)
 
 
 def find(paths: Iterable[Path]) -> dict[Path, Record]:
     """Read the records among files and folders (searched in depth), by path, in path order."""
-    found: dict[Path, Record] = {}
+    return {file: read(file) for file in files(paths)}
+
+
+def files(paths: Iterable[Path]) -> list[Path]:
+    """List files that are named, and those in folders (searched in depth) that begin as records do, unread."""
+    found: dict[Path, None] = {}
     for path in paths:
-        files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
-        for file in files:
-            if not path.is_dir() or _looks_like_record(file):
-                found[file] = read(file)
-    return found
+        inside = (file for file in sorted(path.rglob("*.json")) if _looks_like_record(file))
+        found |= dict.fromkeys(inside if path.is_dir() else [path])
+    return list(found)
 
 
 def mark_stale(path: Path, why: str) -> None:
-    """Say that a record was overtaken by a fix; its numbers stay."""
-    record = dataclasses.replace(read(path), stale=why)
-    text = json.dumps(dataclasses.asdict(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    replace_file(path, text.encode())
+    """Say that a record was overtaken by a fix, or with an empty `why` that it was not; numbers and seal stay."""
+    read(path)
+    replace_file(path, text({**read_plain(path), "stale": why}))
+
+
+def text(plain: Mapping[str, Any]) -> bytes:
+    """Write a record's JSON as its file holds it."""
+    return (json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -286,23 +290,6 @@ def _looks_like_record(file: Path) -> bool:
     """Tell records from other JSON in a run folder (configs of checkpoints) by the two keys they begin with."""
     with file.open("rb") as stream:
         return bool(re.match(rb'\s*\{\s*"run":\s*"[^"]*",\s*"fingerprint":', stream.read(1000)))
-
-
-def _npz(values: PerQuery) -> bytes:
-    """Pack per-query values; equal values give equal bytes."""
-    for name, array in values.values.items():
-        if len(array) != len(values.ids):
-            raise InputError(f"per-query values: {name} has {len(array)} values for {len(values.ids)} queries")
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        ids=np.array(values.ids, dtype=str),
-        metrics=np.array(list(values.values), dtype=str),
-        values=np.array(list(values.values.values()), dtype=np.float64).reshape(len(values.values), len(values.ids)),
-        ranks=values.ranks,
-        strata=np.array(values.strata, dtype=str),
-    )
-    return buffer.getvalue()
 
 
 def _build(kind: Any, value: Any, where: str, key: str = "") -> Any:

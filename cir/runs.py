@@ -7,11 +7,12 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL.Image import Image
 
 from cir import backbones, methods, records
 from cir import config as configs
@@ -28,7 +29,7 @@ from cir.methods import checkpoint
 from cir.methods.base import Method
 from cir.protocols import PROTOCOLS
 from cir.records import MethodInfo, TrainingInfo
-from cir.report import gallery, index
+from cir.report import gallery, index, ranked
 from cir.report.comparison import Row
 from cir.schema import TargetRanks
 
@@ -130,11 +131,7 @@ def train(config: RunConfig, backbone: Backbone, out: Path, *, resume: bool = Tr
     out.mkdir(parents=True, exist_ok=True)
     records.replace_file(out / CONFIG, yaml.safe_dump(configs.resolved(config), sort_keys=False).encode())
 
-    def scores(current: Method, step: int) -> dict[str, float]:
-        found = evaluation.evaluate(config, backbone, current, progress=False)
-        return {f"{e.record.benchmark.name}:{metric}": m.mean for e in found for metric, m in e.record.means.items()}
-
-    watched = scores if config.train.evaluate_every and config.evaluate else None
+    watched = _watched(config, backbone) if config.train.evaluate_every and config.evaluate else (None, None)
     result = training.train(
         method,
         backbone,
@@ -142,11 +139,32 @@ def train(config: RunConfig, backbone: Backbone, out: Path, *, resume: bool = Tr
         config.train,
         out,
         seed=config.seed,
-        evaluate=watched,
+        evaluate=watched[0],
         resume=resume,
         store=KeptRows(FeatureCache(Path(config.backbone.cache)), backbone),
+        pictures=watched[1],
     )
     return load_trained(result.checkpoint, backbone)
+
+
+def _watched(
+    config: RunConfig, backbone: Backbone
+) -> tuple[Callable[[Method, int], dict[str, float]], Callable[[], dict[str, Image]]]:
+    """Make what training asks for during a run: scores, and the ranked images behind the last of them."""
+    found: list[Evaluation] = []
+
+    def scores(current: Method, step: int) -> dict[str, float]:
+        found[:] = evaluation.evaluate(config, backbone, current, progress=False)
+        return {f"{e.record.benchmark.name}:{metric}": m.mean for e in found for metric, m in e.record.means.items()}
+
+    def pictures() -> dict[str, Image]:
+        searched = [one.searched[0] for one in found if len(one.searched) == 1]
+        return {
+            one.benchmark.name: ranked.draw(one.benchmark, one.ranking, ranks=one.ranks, part=views.seen)
+            for one in searched
+        }
+
+    return scores, pictures
 
 
 def _seconds(run: Path) -> float | None:
@@ -173,13 +191,17 @@ def evaluate(
     info: MethodInfo | None = None,
     out: Path | None = None,
     progress: bool = True,
+    rankings: bool = False,
 ) -> list[Evaluation]:
-    """Evaluate and write each record, as soon as it is there, into `out` (none: the run's `records/`)."""
+    """Evaluate and write each record, as soon as it is there, into `out` (none: the run's `records/`).
+
+    `rankings` keeps the first images of every query beside it (`cir.retrieval.KEPT` of them).
+    """
     found: list[Evaluation] = []
     for name in list(names or config.evaluate) or [""]:
         given = [name] if name else []  # nothing named is for `evaluate` to refuse
         for one in evaluation.evaluate(config, backbone, method, given, trained=info, progress=progress):
-            one.write(out if out is not None else folder(config) / "records")
+            one.write(out if out is not None else folder(config) / "records", rankings=rankings)
             found.append(one)
     return found
 

@@ -18,6 +18,7 @@ from cir.records import (
     Record,
     TrainingInfo,
 )
+from cir.schema import Ranking
 
 
 @pytest.fixture
@@ -212,3 +213,43 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         records.replace_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def ranking():
+    order = np.array([[2, 0], [1, -1], [0, 1]])
+    scores = np.array([[0.9, 0.5], [0.25, -np.inf], [0.125, 0.125]], dtype=np.float32)
+    return Ranking(("q1", "q2", "q3"), ("a", "b b", "ç"), order, scores)
+
+
+def test_rankings_are_kept_and_read(tmp_path, record, values, ranking):
+    path = records.write(tmp_path, record, values, ranking)
+    names = [path.stem + "-ranking.npz", path.name, path.stem + ".npz"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
+    found = records.read_ranking(path, records.read(path))
+    assert (found.query_ids, found.gallery_ids) == (ranking.query_ids, ranking.gallery_ids)
+    np.testing.assert_array_equal(found.order, ranking.order)
+    np.testing.assert_array_equal(found.scores, ranking.scores)
+    assert found.row(1) == ["b b"]
+
+
+def test_rankings_that_are_changed_or_none_are_noticed(tmp_path, record, values, ranking):
+    path = records.write(tmp_path / "a", record, values, ranking)
+    beside = path.with_name(f"{path.stem}-ranking.npz")
+    beside.write_bytes(
+        records.pack_ranking(replace(ranking, order=ranking.order[[1, 0, 2]], scores=ranking.scores[[1, 0, 2]]))
+    )
+    with pytest.raises(InputError, match="content differs from the sha256"):
+        records.read_ranking(path, records.read(path))
+    bare = records.write(tmp_path / "b", record, values)
+    with pytest.raises(InputError, match="holds no rankings; `cir evaluate"):
+        records.read_ranking(bare, records.read(bare))
+
+
+def test_the_seal_is_over_everything_but_stale(tmp_path, record, values):
+    path = records.write(tmp_path, replace(record, config={"lr": 1e-4, "rows": (1, 2), "ç": {3: "x"}}), values)
+    plain = records.read_plain(path)
+    assert plain[records.SEAL] == records.seal(plain) and list(plain)[-1] == records.SEAL
+    assert records.seal({**plain, "stale": "why"}) == plain[records.SEAL]
+    for key in set(plain) - {"stale", records.SEAL}:
+        assert records.seal({**plain, key: "other"}) != plain[records.SEAL], key

@@ -156,6 +156,19 @@ def test_evaluating_the_checkpoint_gives_the_numbers_of_the_training_run(trained
     assert after.fingerprint == before.fingerprint
 
 
+def test_rankings_are_kept_on_request_and_exported(trained, tmp_path):
+    for folder, options in ((tmp_path / "bare", ()), (tmp_path / "ranked", ("--rankings",))):
+        assert cir("evaluate", "lincir.yaml", "--out", folder, *options).exit_code == 0
+    bare, ranked = only_record(tmp_path / "bare"), only_record(tmp_path / "ranked")
+    assert bare.ranking is None and ranked.means == bare.means
+    path = next((tmp_path / "ranked").glob("*.json"))
+    ranking = records.read_ranking(path, ranked)
+    assert ranking.query_ids == records.read_values(path, ranked).ids and ranking.order.shape == (5, 12)
+    result = cir("records", "export", tmp_path / "ranked", "--trec", tmp_path / "trec")
+    assert "computed again from the files: mAP@5, mAP@10, R@5, R@10" in result.stdout, result.output
+    assert cir("records", "check", tmp_path).exit_code == 0
+
+
 def test_a_wrapper_loads_its_base_from_the_run_that_trained_it(trained):
     record = only_record("runs/rtd/seed-0/records")
     assert record.method.name == "rtd"

@@ -24,12 +24,13 @@ def main(
     out: Path | None,
     report: Path | None,
     smoke: bool,
+    rankings: bool = False,
 ) -> None:
     """Evaluate what the arguments name, write records, print the numbers."""
     config, trained, names = asked(arguments, method, backbone, data)
     config = configs.smoke(config) if smoke else config
     loaded, built, info = model(config, trained)
-    found = runs.evaluate(config, loaded, built, names or None, info=info, out=out)
+    found = runs.evaluate(config, loaded, built, names or None, info=info, out=out, rankings=rankings)
     show([one.record for one in found])
     if report is not None:
         typer.echo(f"rankings: {runs.report(found, report, config, loaded)}", err=True)
