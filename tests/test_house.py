@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from cir import config as configs
+from cir.papers import table as papers_table
+from cir.papers import verdict
 
 try:
     import tomllib
@@ -14,7 +16,7 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = ("demo", "test", "lint", "types", "format", "golden", "speed", "world", "help")
+TARGETS = ("demo", "test", "lint", "types", "format", "golden", "speed", "world", "ablations", "help")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "datasets").glob("*.md")])
 LARGEST = 15 * 2**20
 REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:==([^\s;]+))?")
@@ -93,10 +95,41 @@ def test_no_dataset_and_no_output_is_tracked():
     assert wrong == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.y*ml")), ids=lambda path: path.name)
+EXPERIMENTS = ROOT / "experiments"
+
+
+@pytest.mark.parametrize(
+    "path", [EXPERIMENTS / "forkme.yaml", *sorted((EXPERIMENTS / "runs").rglob("*.y*ml"))], ids=lambda path: path.name
+)
 def test_every_experiment_is_a_valid_configuration(path):
     config = configs.load(path)
     assert config.name != "run", "a run needs a name of its own: rows of tables carry it"
+
+
+@pytest.mark.parametrize("path", sorted((EXPERIMENTS / "tables").glob("*.y*ml")), ids=lambda path: path.stem)
+def test_every_table_of_a_paper_can_be_compared(path, tmp_path):
+    """Columns are known, runs exist and are valid, and each cell has a verdict with nothing but the repository here."""
+    table = papers_table.read(path)
+    compared = verdict.compare(table, [tmp_path])
+    assert all(row.run is None or row.run.is_file() for row in table.rows)
+    assert len(compared.flat) == len(table.rows) * len(table.columns)
+    for cell in compared.flat:
+        assert cell.verdict not in verdict.CHECKED, "there are no records in an empty folder"
+        assert cell.reason or cell.verdict is verdict.Verdict.NOT_REPORTED
+    assert any(cell.theirs for cell in compared.flat)
+    assert all(row.reported for row in table.rows)
+
+
+def test_no_other_file_of_experiments_is_left_unread():
+    rooms = {path.parent.relative_to(EXPERIMENTS).as_posix() for path in EXPERIMENTS.rglob("*.y*ml")}
+    assert rooms <= {".", "runs", "tables", "ablations"}
+
+
+@pytest.mark.parametrize("path", sorted((EXPERIMENTS / "ablations").glob("*.y*ml")), ids=lambda path: path.stem)
+def test_every_ablation_expands(path):
+    plan = pytest.importorskip("cir.ablation.plan")
+    cells = plan.expand(plan.read(path))
+    assert len(cells) > 1 and len({cell.folder for cell in cells}) == len(cells)
 
 
 def links(text):
