@@ -7,6 +7,7 @@ from pathlib import Path
 from cir import stats
 from cir.errors import InputError, nearest
 from cir.records import PerQuery, Record, read_values
+from cir.report.markup import p_text
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Row:
     @property
     def p_text(self) -> str:
         """Print the p-value with the digits it deserves."""
-        return "< 0.001" if self.p_value < 0.001 else f"{self.p_value:.3f}"
+        return p_text(self.p_value)
 
 
 def compare(ours: Mapping[Path, Record], theirs: Mapping[Path, Record], metrics: Sequence[str] = ()) -> list[Row]:

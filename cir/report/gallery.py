@@ -7,19 +7,16 @@ hundreds stay light. No network, no other files.
 import base64
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
 from cir.errors import InputError
 from cir.records import Record, TrainingInfo, replace_file
-from cir.schema import Benchmark, Query, Ranking, TargetRanks, View
+from cir.report.pictures import Part, opened
+from cir.report.ranked import best_rank, spread
+from cir.schema import Benchmark, Query, Ranking, TargetRanks
 
-Part = Callable[[Image.Image, View, tuple[int, int]], Image.Image]
-"""Cuts a view out of a picture, given the (width, height) it is wanted for where it has none of its own."""
 CUTS = (1, 5, 10, 25, 50)
 """Top-k sizes that the page's hit filter offers."""
 MANY = 2000
@@ -50,8 +47,8 @@ def write(
     Image files that are absent leave an empty frame: rankings from cached features need no files.
     """
     _check_aligned(benchmark, ranking, {"": ranks, **(beside or {})})
-    rows = np.unique(np.linspace(0, len(benchmark.queries) - 1, min(limit, len(benchmark.queries))).astype(int))
-    queries, images = _rows(benchmark, ranking, ranks, beside or {}, rows.tolist(), top)
+    rows = spread(len(benchmark.queries), limit)
+    queries, images = _rows(benchmark, ranking, ranks, beside or {}, rows, top)
     side = side or (144 if len(images) <= MANY else 112)
     data = {
         "labelled": ranks is not None,
@@ -78,23 +75,9 @@ def write(
 
 def thumbnail(benchmark: Benchmark, name: str, side: int, part: Part | None = None) -> str:
     """Encode one image as a data URI of at most `side` pixels; empty where there is no readable file."""
-    relative = Path(benchmark.paths.get(name, ""))
-    if relative.is_absolute() or ".." in relative.parts:
-        raise InputError(f"{benchmark.name}: image {name!r} lies at {str(relative)!r}, outside the data folder")
-    try:
-        with Image.open(benchmark.root / relative) as image:
-            view = benchmark.views.get(name) if part is not None else None
-            if view is None:
-                image.draft("RGB", (2 * side, 2 * side))
-            cut = image if view is None or part is None else part(image, view, (side, side))
-            transparent = "transparency" in image.info or "A" in image.mode
-            shown = cut.convert("RGBA" if transparent else "RGB")
-    except (OSError, UnidentifiedImageError):
+    shown = opened(benchmark, name, side, part)
+    if shown is None:
         return ""
-    if shown.mode == "RGBA":
-        white = Image.new("RGBA", shown.size, "white")
-        shown = Image.alpha_composite(white, shown).convert("RGB")
-    shown.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     shown.save(buffer, "WEBP", quality=72, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -176,17 +159,9 @@ def _rows(
                 "reference": number([query.reference])[0],
                 "targets": number(query.targets),
                 "top": number(ranking.row(row)[:top]),
-                "rank": _best(ranks, row),
+                "rank": best_rank(ranks, row),
                 "tied": bool(ranks is not None and ranks.tied[row]),
-                "beside": {name: _best(other, row) for name, other in beside.items()},
+                "beside": {name: best_rank(other, row) for name, other in beside.items()},
             }
         )
     return described, list(numbers)
-
-
-def _best(ranks: TargetRanks | None, row: int) -> int:
-    """Return the best rank among a query's targets, 0 where labels are hidden."""
-    if ranks is None:
-        return 0
-    filled = ranks.ranks[row][ranks.ranks[row] > 0]
-    return int(filled.min()) if filled.size else 0

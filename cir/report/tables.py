@@ -15,6 +15,7 @@ from typing import NamedTuple
 from cir.errors import InputError, nearest
 from cir.records import Mean, Record
 from cir.report import costs
+from cir.report.markup import escape_pipes, pipes, tex
 
 BOUND = "oracle_"
 """How the names of rows begin that are told the answer."""
@@ -102,10 +103,10 @@ def build(records: Iterable[Record], metrics: Sequence[str] = (), cost: bool = F
 def markdown(table: Table, intervals: bool = True) -> str:
     """Render a pipe table; the best of each column is bold, footnotes follow as a list."""
     header = ["Run", *(table.header(column) for column in table.columns)]
-    lines = [_pipes(header), _pipes(["---", *("---:" for _ in table.columns)])]
+    lines = [pipes(header), pipes(["---", *("---:" for _ in table.columns)])]
     for run in table.rows:
         cells = [_markdown_cell(table, run, column, intervals) for column in table.columns]
-        lines.append(_pipes([_escape_pipes(run), *cells]))
+        lines.append(pipes([escape_pipes(run), *cells]))
     return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)]) + "\n"
 
 
@@ -114,13 +115,13 @@ def latex(table: Table, intervals: bool = True) -> str:
     lines = [
         r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
         r"\toprule",
-        " & ".join(["Run", *(_tex(table.header(column)) for column in table.columns)]) + r" \\",
+        " & ".join(["Run", *(tex(table.header(column)) for column in table.columns)]) + r" \\",
         r"\midrule",
     ]
     for run in table.rows:
         cells = [_latex_cell(table, run, column, intervals) for column in table.columns]
-        lines.append(" & ".join([_tex(run), *cells]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {_tex(note)}" for note in table.notes)]
+        lines.append(" & ".join([tex(run), *cells]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {tex(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -136,6 +137,13 @@ def csv_text(table: Table) -> str:
         shown = ["" if number is None else repr(number) for number in numbers]
         writer.writerow([run, column.benchmark, column.metric, *shown, cell.seeds, *column[2:]])
     return out.getvalue()
+
+
+def conditions(record: Record) -> str:
+    """Say in one line what a number of the record rests on: benchmark, protocol, counts, data."""
+    protocol, bench = record.protocol, record.benchmark
+    counts = f"{bench.queries:,} queries, {bench.gallery:,} images, data {bench.fingerprint[:6]}"
+    return f"{bench.name}: protocol {protocol.name} v{protocol.version} ({counts}). {protocol.definition}"
 
 
 FORMATS = {"md": markdown, "latex": latex, "csv": csv_text}
@@ -205,10 +213,7 @@ def _notes(
     spent = [column.metric for column in columns if column.is_cost]
     spread = _spread(cells.values())
     notes = [f"Percent. {spread}".strip() if len(spent) < len(columns) else spread]
-    for r in unique:
-        protocol, bench = r.protocol, r.benchmark
-        counts = f"{bench.queries:,} queries, {bench.gallery:,} images, data {bench.fingerprint[:6]}"
-        notes.append(f"{bench.name}: protocol {protocol.name} v{protocol.version} ({counts}). {protocol.definition}")
+    notes += [conditions(r) for r in unique]
     for r in unique:
         notes += [f"{r.run} on {r.benchmark.name}: not comparable, {stamp}." for stamp in r.benchmark.stamps]
         notes += [f"{r.run} on {r.benchmark.name}: stale, {r.stale}."] if r.stale else []
@@ -227,14 +232,6 @@ def _spread(cells: Iterable[Cell]) -> str:
     if counts:
         parts.append(f"±: standard deviation over seeds ({', '.join(map(str, counts))} seeds).")
     return " ".join(parts)
-
-
-def _pipes(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _escape_pipes(text: str) -> str:
-    return text.replace("|", r"\|")
 
 
 def _number(column: Column, value: float) -> str:
@@ -268,15 +265,3 @@ def _latex_cell(table: Table, run: str, column: Column, intervals: bool) -> str:
     return (
         rf"{number} {{\scriptsize [{cell.low:.1f}, {cell.high:.1f}]}}" if intervals and cell.low is not None else number
     )
-
-
-def _tex(text: str) -> str:
-    r"""Escape what TeX reads as commands.
-
-    >>> _tex("a_b: 95 % & {x}")
-    'a\\_b: 95 \\% \\& \\{x\\}'
-    """
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-    special |= {character: "\\" + character for character in "_%&#${}"}
-    return "".join(special.get(character, character) for character in text)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from cir import progress
@@ -19,6 +20,7 @@ from cir.methods import checkpoint
 from cir.methods.base import Images, Method, NoStore, Store
 from cir.methods.texts import fingerprint
 from cir.optim import Average, Count, adamw, counts, rate, trainables
+from cir.train.board import Board
 from cir.train.checks import DTYPES, check, identity, left_out
 from cir.train.cost import Cost
 from cir.train.folder import Folder, Snapshot
@@ -29,6 +31,8 @@ from cir.train.stopping import Stopped, noted_signals
 
 Evaluate = Callable[[Method, int], dict[str, float]]
 """Scores a method after a number of steps: values by `benchmark:metric`, higher is better."""
+Pictures = Callable[[], Mapping[str, Image]]
+"""Draws what the last evaluation found: a picture per benchmark."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +66,23 @@ def train(
     evaluate: Evaluate | None = None,
     resume: bool = True,
     store: Store | None = None,
+    pictures: Pictures | None = None,
 ) -> TrainResult:
     """Train a method in place and leave a checkpoint in `out`, which a killed run of the same settings resumes.
 
     A resumed run ends with the bits of an uninterrupted one (on the same machine's CPU). Under torchrun the global
     batch is shared; the result is the single process's up to rounding. `resume=False` starts afresh, deleting what
     an earlier run left. At the end the method holds the weights of the returned checkpoint. `store` keeps what
-    preparing the source computes; without one it is computed again in every run.
+    preparing the source computes; without one it is computed again in every run. `pictures` shows what the evaluation
+    just made found, for TensorBoard.
 
     Raises `InputError` for settings that cannot be met or a folder of another run, `RunError` for a loss or gradient
     that is not finite, `Stopped` after Ctrl-C or SIGTERM, once the state is saved.
     """
     check(method, source, config, evaluate is not None)
     processes = join(backbone.device)
-    loop = _Loop(method, backbone, source, config, Folder(Path(out)), seed, evaluate, processes, store or NoStore())
+    folder, store = Folder(Path(out)), store or NoStore()
+    loop = _Loop(method, backbone, source, config, folder, seed, evaluate, processes, store, pictures)
     loop.open(resume)
     return loop.run()
 
@@ -94,8 +101,9 @@ class _Loop:
         evaluate: Evaluate | None,
         processes: Processes,
         store: Store,
+        pictures: Pictures | None,
     ) -> None:
-        self.store = store
+        self.store, self.pictures = store, pictures
         self.method, self.backbone, self.source, self.config = method, backbone, source, config
         self.folder, self.seed, self.evaluate, self.processes = folder, seed, evaluate, processes
         self.share = Share(config.batch, config.accumulate, processes.rank, processes.size)
@@ -118,6 +126,7 @@ class _Loop:
         self.best: dict[str, Any] | None = None
         self.step = 0
         self.cost = Cost()
+        self.board: Board | None = None
 
     def open(self, resume: bool) -> None:
         """Take the folder, and the state of the last snapshot in it."""
@@ -153,14 +162,14 @@ class _Loop:
             bar = stack.enter_context(progress.bar(self.config.steps, "training")) if first else None
             if bar is not None:
                 bar.skip(self.step)
-            writer = stack.enter_context(self._writer()) if first else None
+            self.board = stack.enter_context(Board(self.folder.path, self.step)) if first else None
             self.method.train()
             while self.step < self.config.steps:
-                self._one(micro, asked, writer)
+                self._one(micro, asked)
                 if bar is not None:
                     bar.advance(1)
 
-    def _one(self, micro: Iterator[Any], asked: list[int], writer: Any) -> None:
+    def _one(self, micro: Iterator[Any], asked: list[int]) -> None:
         """Take one step, and do what is due after it."""
         started = time.monotonic()
         factor = rate(self.config.schedule, self.step, self.config.steps, self.config.warmup)
@@ -170,13 +179,12 @@ class _Loop:
         norm = self._update()
         self.step += 1
         self.cost.seconds += time.monotonic() - started
-        if self._due(self.config.log_every) and writer is not None:
+        if self._due(self.config.log_every):
             speed = self.config.batch / max(time.monotonic() - started, 1e-9)
-            self._log(writer, {"loss": sum(terms.values()), **terms, "lr": self.config.lr * factor,
-                               "gradient_norm": norm, "rows_per_second": speed,
-                               "seconds": self.cost.seconds})  # fmt: skip
+            self._log({"loss": sum(terms.values()), **terms, "lr": self.config.lr * factor, "gradient_norm": norm,
+                       "rows_per_second": speed, "seconds": self.cost.seconds})  # fmt: skip
         if self.evaluate is not None and self.config.evaluate_every and self._due(self.config.evaluate_every):
-            self._evaluate(writer)
+            self._evaluate()
         if stop or self._due(self.config.save_every):
             self._save()
         if stop and self.step < self.config.steps:
@@ -240,12 +248,14 @@ class _Loop:
             yield
         self.method.train()
 
-    def _evaluate(self, writer: Any) -> None:
+    def _evaluate(self) -> None:
         """Score on the first process, and keep the checkpoint if it is the best so far."""
         if self.processes.first and self.evaluate is not None:
             with self._shown():
                 scores = self.evaluate(self.method, self.step)
-                self._log(writer, scores)
+                self._log(scores)
+                if self.board is not None and self.pictures is not None:
+                    self.board.pictures(self.pictures(), self.step)
                 if self.config.select != "last":
                     self._keep(scores)
         self.processes.wait()
@@ -268,6 +278,8 @@ class _Loop:
     def _save(self) -> None:
         """Write a snapshot of everything the next step depends on."""
         if self.processes.first:
+            if self.board is not None:
+                self.board.flush()
             cost = self.cost.measure(self.backbone.device)
             state = {"best": self.best, "scaler": self.scaler.state_dict(), "cost": cost}
             self.folder.write_snapshot(
@@ -282,17 +294,11 @@ class _Loop:
         self.step, self.best = snapshot.step, snapshot.state["best"]
         self.cost.resume(snapshot.state.get("cost", snapshot.state))
 
-    @contextmanager
-    def _writer(self) -> Iterator[Any]:
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=self.step + 1) as writer:
-            yield writer
-
-    def _log(self, writer: Any, values: Mapping[str, float]) -> None:
-        self.folder.log({"step": self.step, **values})
-        for name, value in values.items():
-            writer.add_scalar(name if ":" in name else f"train/{name}", value, self.step)
+    def _log(self, values: Mapping[str, float]) -> None:
+        """Add a line to the history and to TensorBoard, on the process that keeps them."""
+        if self.board is not None:
+            self.folder.log({"step": self.step, **values})
+            self.board.scalars(values, self.step)
 
     def _finish(self) -> TrainResult:
         """Leave the last checkpoint, and the selected one's weights in the method."""
