@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format golden speed world clean
+.PHONY: help demo test lint types format golden speed world ablations clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -42,6 +42,9 @@ speed: $(STAMP)  ## measure search, metrics and training steps against plain twi
 
 world: $(STAMP)  ## train every method on the bundled world, three seeds each: docs/world.md's table (an hour)
 	bash experiments/world.sh
+
+ablations: $(STAMP)  ## take RTD apart on the bundled world: docs/ablations/rtd_world.md (hours; JOBS=2 at a time)
+	bash experiments/ablations/rtd_world.sh
 
 clean:  ## remove caches and outputs, not the environment
 	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis out runs build

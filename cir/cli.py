@@ -10,12 +10,14 @@ from typing import Annotated, Literal
 import typer
 
 from cir.commands import data as data_commands
+from cir.commands import records as records_commands
 from cir.commands import world as world_commands
 from cir.commands.shell import SETTINGS, command, example
 
 app = typer.Typer(**SETTINGS)
 app.add_typer(world_commands.app, name="world")
 app.add_typer(data_commands.app, name="data")
+app.add_typer(records_commands.app, name="records")
 
 START = (
     "cir demo",
@@ -87,11 +89,12 @@ def evaluate(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for HTML pages of the rankings.")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="A few queries only; stamps the records.")] = False,
+    rankings: Annotated[bool, typer.Option("--rankings", help="Keep each query's first 50 images too.")] = False,
 ) -> None:
     """Evaluate a run, a checkpoint or a baseline, and write a record per benchmark."""
     from cir.commands.evaluate import main
 
-    main(arguments or [], method, backbone, data, out, report, smoke)
+    main(arguments or [], method, backbone, data, out, report, smoke, rankings)
 
 
 @command(app, "score", "cir score circo/val --data /data --queries q.npz --gallery g.npz --json scores.json")
@@ -175,19 +178,37 @@ def import_(
     main(format, file, out, backbone, preprocess, base)
 
 
-@command(app, "table", "cir table runs --metric R@10 --metric circo/val:mAP@5 --format latex")
+@command(
+    app,
+    "table",
+    "cir table runs --metric R@10 --metric circo/val:mAP@5 --format latex",
+    "cir table world --check",
+    "cir table experiments/tables/lincir_fashioniq.yaml --records runs",
+)
 def table(
-    records: Annotated[list[Path], typer.Argument(help="Record files, or folders of them.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[FOLDER|RECORD]... | TABLE...",
+            help="Record files or folders of them; or tables of papers: YAML files, or names in experiments/tables.",
+        ),
+    ],
     format: Annotated[Literal["md", "latex", "csv"], typer.Option(help="What to write.")] = "md",
     metric: Annotated[list[str] | None, typer.Option(help="Columns, R@10 or cirr/val:R@10; repeatable.")] = None,
     cost: Annotated[bool, typer.Option("--cost", help="Add training time, memory and parameters.")] = False,
     intervals: Annotated[bool, typer.Option(help="Show 95 % intervals.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write here instead of to the terminal.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="For a paper's table: exit 1 where a number of ours differs.")
+    ] = False,
+    records: Annotated[
+        list[Path] | None, typer.Option(help="For a paper's table: folders of our records; repeatable.")
+    ] = None,
 ) -> None:
-    """Tabulate records: runs as rows, metrics as columns, best in bold, footnotes below."""
+    """Tabulate records, best in bold, footnotes below; or ours beside a paper's table, with a verdict per cell."""
     from cir.commands.table import main
 
-    main(records, format, metric or [], intervals, out, cost)
+    main(paths, format, metric or [], intervals, out, cost, check, records or [])
 
 
 @command(app, "compare", "cir compare runs/rtd/seed-0/records runs/sum/seed-0/records --metric R@10")
@@ -200,6 +221,41 @@ def compare(
     from cir.commands.table import compare
 
     compare(ours, theirs, metric or [])
+
+
+@command(
+    app,
+    "ablate",
+    "cir ablate experiments/ablations/QUESTION.yaml --dry-run",
+    "cir ablate experiments/ablations/QUESTION.yaml --jobs 2",
+    "cir ablate experiments/ablations/QUESTION.yaml --launcher slurm --slurm partition=gpu --slurm gpus=1",
+)
+def ablate(
+    file: Annotated[Path, typer.Argument(help="The question: a base, what varies, seeds, what to show.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and what it costs; run nothing.")
+    ] = False,
+    jobs: Annotated[
+        int,
+        typer.Option(help="Runs at a time, which share the cores; default 1, on a cluster all.", show_default=False),
+    ] = 0,
+    launcher: Annotated[
+        Literal["local", "slurm"], typer.Option(help="Processes here, or jobs of a cluster.")
+    ] = "local",
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="key=value: partition, gpus, cpus, mem_gb, time (minutes), account, qos, constraint; repeatable."
+        ),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run this cell only, by name; repeatable.")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Shrink every run to seconds; stamps the records.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the answer; default runs/ablations/NAME.")] = None,
+) -> None:
+    """Ask a question: run the cells that have no record yet, write tables, plot and statistics; resumes by itself."""
+    from cir.commands.ablate import main
+
+    main(file, dry_run, jobs, launcher, slurm or [], only or [], smoke, out)
 
 
 @command(

@@ -66,13 +66,13 @@ class _Lines(Bar):
         """Say how many, how fast, how long still."""
         if self.total is None:
             return f"{self.done:,} ({_rate(self.rate)})"
-        left = f", {_clock((self.total - self.done) / self.rate)} left" if self.rate > 0 else ""
+        left = f", {clock((self.total - self.done) / self.rate)} left" if self.rate > 0 else ""
         return f"{self.done:,} of {self.total:,} ({_rate(self.rate)}{left})"
 
     def close(self, finished: bool) -> None:
         seconds = time.monotonic() - self.started
         verb = "done" if finished else "stopped"
-        self._write(f"{verb}, {self.done:,} in {_clock(seconds)} ({_rate(self.rate)})")
+        self._write(f"{verb}, {self.done:,} in {clock(seconds)} ({_rate(self.rate)})")
 
     def _write(self, text: str) -> None:
         sys.stderr.write(f"{self.description}: {text}\n")
@@ -140,10 +140,10 @@ def _rate(rate: float) -> str:
     return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.1f}/s" if rate >= 1 else f"{rate:.2f}/s"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Write a duration as h:mm:ss or m:ss.
 
-    >>> _clock(65.0), _clock(3700.0)
+    >>> clock(65.0), clock(3700.0)
     ('1:05', '1:01:40')
     """
     minutes, rest = divmod(round(seconds), 60)

@@ -1,5 +1,9 @@
-"""How sure a mean is, and whether two runs differ: bootstrap intervals and paired tests over per-query values."""
+"""How sure a mean is, and whether two runs differ: bootstrap intervals and paired tests over per-query values.
 
+Tests over queries answer "on this set of queries"; whether training again would show the same is asked over seeds.
+"""
+
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +13,7 @@ from jaxtyping import Float64, Int64
 from cir.errors import InputError
 
 _CHUNK = 2**21  # random draws held at a time
+_SAME = 1e-12  # a spread below it is rounding: values are fractions or percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,20 @@ class Comparison:
     tied: int
     lost: int
     test: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeedComparison:
+    """Two methods trained with the same seeds: mean difference with its t interval, in the unit of the values.
+
+    `p_value` is two-sided, by the paired t-test on `seeds` - 1 degrees of freedom.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    seeds: int
 
 
 def bootstrap(
@@ -109,6 +128,81 @@ def paired(
         p_value, test = _sign_flips(weighted[change != 0], permutations, seed), "sign-flip permutation"
     tied = len(change) - won - lost
     return Comparison(interval.mean, interval.low, interval.high, p_value, won, tied, lost, test)
+
+
+def stratified_mean(values: Float64[np.ndarray, " q"], strata: Sequence[Hashable] | None = None) -> float:
+    """Average values over queries; with strata, the unweighted mean of the strata's means."""
+    return float(_weights(strata, len(values)) @ values)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for being asked together, in the order given (Holm, 1979: step-down Bonferroni).
+
+    The k-th smallest of m is multiplied by m - k + 1, and none falls below a smaller one's: rejecting where the result
+    is at most alpha keeps the chance of any false rejection at alpha, however the tests depend on one another.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    if any(not 0 <= p <= 1 for p in p_values):
+        raise InputError(f"holm: expected p-values between 0 and 1, got {list(p_values)}")
+    adjusted, floor = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = floor
+    return adjusted
+
+
+def effect_size(
+    a: Float64[np.ndarray, " q"], b: Float64[np.ndarray, " q"], strata: Sequence[Hashable] | None = None
+) -> float:
+    """Cohen's d_z (Cohen, 1988, section 2.3.5): mean change over queries in standard deviations of the change.
+
+    With strata, queries weigh as in their unweighted mean. 0 where nothing changes, infinite where all queries change
+    by the same amount.
+    """
+    if a.shape != b.shape or len(a) < 2:
+        raise InputError(f"effect size: {len(a):,} values against {len(b):,}; expected the same two or more queries")
+    change, weights = a - b, _weights(strata, len(a))
+    mean = float(weights @ change)
+    spread = math.sqrt(float(weights @ (change - mean) ** 2) * len(a) / (len(a) - 1))
+    return mean / spread if spread > _SAME else math.copysign(math.inf, mean) if abs(mean) > _SAME else 0.0
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Estimate the standard deviation (n - 1), as of means over seeds; None for fewer than two."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def seed_units(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Difference of two means over seeds in units of their pooled standard deviation (Cohen's d over seeds).
+
+    None where there is no spread to measure in: fewer than two seeds on a side, or all equal.
+    """
+    if len(a) < 2 or len(b) < 2:
+        return None
+    squares = (len(a) - 1) * np.var(a, ddof=1) + (len(b) - 1) * np.var(b, ddof=1)
+    pooled = math.sqrt(squares / (len(a) + len(b) - 2))
+    return float(np.mean(a) - np.mean(b)) / pooled if pooled > _SAME else None
+
+
+def over_seeds(a: Sequence[float], b: Sequence[float], *, level: float = 0.95) -> SeedComparison | None:
+    """Compare the means that two methods reach with the same seeds, aligned: paired t-test (Student, 1908).
+
+    Paired, because a seed fixes what both share (initial weights, order of the data, the base of a wrapper). None for
+    fewer than three seeds, and where every seed changes by the same amount: neither says how far training spreads.
+    """
+    from scipy.stats import t
+
+    if len(a) != len(b):
+        raise InputError(f"over seeds: {len(a)} values against {len(b)}; expected the same seeds of both")
+    change = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    if len(change) < 3 or np.ptp(change) <= _SAME:
+        return None
+    mean, error = float(change.mean()), float(change.std(ddof=1)) / math.sqrt(len(change))
+    half = float(t.ppf((1 + level) / 2, len(change) - 1)) * error
+    p_value = 2 * float(t.sf(abs(mean) / error, len(change) - 1))
+    return SeedComparison(mean, mean - half, mean + half, p_value, len(change))
 
 
 def _resample(table: Float64[np.ndarray, "q c"], n: int, generator: np.random.Generator) -> Float64[np.ndarray, "n c"]:

@@ -16,6 +16,7 @@ from cir.errors import InputError, RunError
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 COMMANDS = [
+    ["ablate"],
     ["demo"],
     ["train"],
     ["evaluate"],
@@ -32,6 +33,11 @@ COMMANDS = [
     ["data", "mask"],
     ["data", "source"],
     ["data", "triplets"],
+    ["records", "list"],
+    ["records", "diff"],
+    ["records", "stale"],
+    ["records", "check"],
+    ["records", "export"],
     ["world", "build"],
     ["world", "pretrain"],
     ["world", "sheet"],

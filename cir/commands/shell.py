@@ -20,6 +20,7 @@ SETTINGS: dict[str, Any] = {
 AGAIN = {
     "train": "the same command resumes from the last checkpoint",
     "evaluate": "features encoded so far are cached; the same command goes on from there",
+    "ablate": "the same command goes on with what is missing",
     "check": "files looked at so far are kept; the same command goes on from there",
     "demo": "the same command goes on with what is finished",
     "submit": "features encoded so far are cached; the same command goes on from there",

@@ -64,7 +64,8 @@ class RTDOptions:
     noise_scale: float = 0.5
     tau: float = 0.07
     trainable: str = "all"
-    """`all`, `last_<k>` (last k blocks, final norm and projection), `projection`, or `lora_<rank>` (adapters only)."""
+    """`all`, `last_<k>` (last k blocks, final norm and projection), `projection`, `attention`, `layer_norm`, or
+    `lora_<rank>` (adapters only)."""
     lora_alpha: int = 16
     """Adapters are scaled by this over their rank."""
     template: str = "a photo of $ that {text}"

@@ -1,4 +1,4 @@
-"""Which part of a text tower trains: all of it, its last blocks, its projection, or LoRA adapters.
+"""Which part of a text tower trains: all of it, its last blocks, one kind of layer, or LoRA adapters.
 
 LoRA (Hu et al., ICLR 2022, arXiv:2106.09685) is made by `peft`. Adapters are never merged: a checkpoint keeps the
 frozen weights bit for bit and the adapters beside them, under peft's own names.
@@ -14,27 +14,35 @@ from cir.errors import InputError
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """The layers of a transformer block that take adapters, by Hugging Face's names; the tower's projection does not."""
+KINDS = {
+    "all": r"text\..*",
+    "projection": r"text\.(.*\.)?(text_projection|head)\..*",
+    "attention": r"text\..*\.(q_proj|k_proj|v_proj|out_proj)\..*",
+    "layer_norm": r"text\..*layer_norm\d?\..*",
+}
+"""Parts that a pattern names: the tower, its projection, the four layers of every block's attention, every norm."""
 
 
 def prepared(trainable: str, tower: TextTower, alpha: int = 16) -> tuple[str, ...]:
     """Make a tower ready for what shall train, in place, and return the name patterns of it.
 
-    `all`, `last_<k>` (last k blocks, final norm and projection), `projection`, or `lora_<rank>`; the patterns are for
-    a method that calls the tower `text`. `alpha` over the rank scales adapters. Raises `InputError` for anything else.
+    One of `KINDS`, `last_<k>` (last k blocks, final norm and projection), or `lora_<rank>`; the patterns are for a
+    method that calls the tower `text`. `alpha` over the rank scales adapters. Raises `InputError` for anything else.
     """
-    projection = r"text\.(.*\.)?(text_projection|head)\..*"
-    if trainable in ("all", "projection"):
-        return (r"text\..*",) if trainable == "all" else (projection,)
+    if trainable in KINDS:
+        return (KINDS[trainable],)
     numbers = {int(found[1]) for name, _ in tower.named_parameters() if (found := re.search(r"layers\.(\d+)\.", name))}
     blocks = max(numbers, default=-1) + 1
     wanted = re.fullmatch(r"(last|lora)_([1-9]\d*)", trainable)
     if not wanted or (wanted[1] == "last" and int(wanted[2]) > blocks):
-        raise InputError(f"trainable {trainable!r}: expected all, projection, lora_<rank>, or last_1 to last_{blocks}")
+        raise InputError(
+            f"trainable {trainable!r}: expected {', '.join(KINDS)}, lora_<rank>, or last_1 to last_{blocks}"
+        )
     if wanted[1] == "lora":
         adapt(tower, int(wanted[2]), alpha)
         return (r"text\..*\.lora_[AB]\..*",)
     last = "|".join(map(str, range(blocks - int(wanted[2]), blocks)))
-    return (rf"text\..*layers\.({last})\..*", r"text\..*final_layer_norm\..*", projection)
+    return (rf"text\..*layers\.({last})\..*", r"text\..*final_layer_norm\..*", KINDS["projection"])
 
 
 def adapt(tower: TextTower, rank: int, alpha: int) -> None:

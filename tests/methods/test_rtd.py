@@ -120,6 +120,26 @@ def test_parts_of_the_tower_train_alone(tiny_backbone, trainable, blocks):
     assert "text.text_projection.weight" in named and not any("embedding" in name for name in named)
 
 
+@pytest.mark.parametrize(
+    ("trainable", "kinds"),
+    [
+        ("attention", {"q_proj", "k_proj", "v_proj", "out_proj"}),
+        ("layer_norm", {"layer_norm1", "layer_norm2", "final_layer_norm"}),
+    ],
+)
+def test_one_kind_of_layer_trains_through_all_blocks_and_nothing_else_moves(tiny_backbone, trainable, kinds):
+    method = make(tiny_backbone, trainable=trainable)
+    named = trainables(method, method.trains)
+    assert {name.split(".")[-2] for name in named} == kinds
+    assert {name.split("layers.")[1][0] for name in named if "layers." in name} == {"0", "1"}
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    method.losses(tiny_backbone, batch(method, tiny_backbone))["nt_xent"].backward()
+    torch.optim.SGD(named.values(), lr=1.0).step()
+    moved = {name for name, p in method.named_parameters() if not torch.equal(p, before[name])}
+    assert moved <= set(named)
+    assert {name for name in named if name.endswith(".weight")} <= moved  # a key's bias has no gradient but rounding
+
+
 def test_the_wrapped_method_never_trains(tiny_backbone):
     method = make(tiny_backbone).train()
     assert method.training and not method.base.training and not method.text.training

@@ -1,0 +1,1 @@
+"""Ablations: a question as a file, its cells trained and evaluated, the answer with its statistics."""
