@@ -172,7 +172,7 @@ def test_nothing_that_can_run_code_is_loaded():
 
 LIGHT = {
     "cir.ablation.plan": ("torch", "transformers"),
-    "cir.ablation.write": ("torch", "transformers"),
+    "cir.ablation.write": ("torch", "transformers", "matplotlib"),
     "cir.records": ("torch", "transformers", "PIL"),
     "cir.archive": ("torch", "transformers"),
     "cir.papers.render": ("torch", "transformers"),
