@@ -30,6 +30,7 @@ COMMANDS = [
     ["data", "check"],
     ["data", "ids"],
     ["data", "mask"],
+    ["data", "new"],
     ["data", "source"],
     ["data", "triplets"],
     ["world", "build"],

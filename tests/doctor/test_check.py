@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cir import data, doctor
 from cir.doctor import match, pictures
@@ -22,6 +23,8 @@ from cir.errors import InputError
 from cir.schema import Benchmark, Query, View
 
 CAPTIONS, SPLIT = "cirr/captions/cap.rc2.val.json", "cirr/image_splits/split.rc2.val.json"
+
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
 def verdicts(split):
@@ -42,7 +45,12 @@ def states(split):
 
 def test_a_complete_benchmark(tree, val, names):
     split = val()
-    assert (split.name, split.status, split.protocol, split.base) == ("cirr/val", "complete", "cirr", str(tree / "CIRR"))
+    assert (split.name, split.status, split.protocol, split.base) == (
+        "cirr/val",
+        "complete",
+        "cirr",
+        str(tree / "CIRR"),
+    )
     assert states(split) == {CAPTIONS: "found", SPLIT: "found"} and split.problem == ""
     assert split.counts == {"queries": Count(2, 2), "gallery": Count(8, 8), "targets": Count(2, 2)}
     found = split.images
@@ -178,7 +186,9 @@ def test_a_missing_image(tree, val, names):
     bad = only(split)
     assert (bad.id, bad.place, bad.verdict, bad.at) == (names[2], f"dev/{names[2]}.png", "missing", ())
     assert (split.images.files, split.images.found) == (8, 7) and split.status == "incomplete"
-    assert any("goo.gl/forms" in line for line in split.advice) and any("allow_missing" in line for line in split.advice)
+    assert any("goo.gl/forms" in line for line in split.advice) and any(
+        "allow_missing" in line for line in split.advice
+    )
 
 
 def test_a_link_that_leads_nowhere_is_missing(tree, val, names):
@@ -205,6 +215,7 @@ def test_a_folder_in_the_place_of_an_image_is_missing(tree, val, names):
 )
 def test_a_corrupt_image(tree, val, names, put, content, trouble):
     file = tree / f"CIRR/dev/{names[2]}.png"
+    Image.fromarray(NOISE).save(file)
     put(file, content(file.read_bytes()))
     split = val()
     assert only(split).verdict == "corrupt" and trouble in only(split).trouble and split.images.found == 7
@@ -213,11 +224,8 @@ def test_a_corrupt_image(tree, val, names, put, content, trouble):
 
 
 def test_only_decoding_sees_damage_inside_a_file(tree, val, names, put):
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    from PIL import Image
-
     file = tree / f"CIRR/dev/{names[2]}.png"
-    Image.fromarray(noise).save(file)
+    Image.fromarray(NOISE).save(file)
     content = bytearray(file.read_bytes())
     content[3000:3200] = bytes(200)
     put(file, bytes(content))
@@ -262,7 +270,10 @@ def test_an_ambiguous_image(tree, val, names, put, picture):
 
 def test_images_that_share_a_name_are_told_apart_by_their_folders(tmp_path, put):
     """The definition: a file is an image if so much of its path agrees as no other named image shares."""
-    paths = [f"r/{wnid}/cartoon_{n}.jpg" for wnid in ("n1", "n2", "n3") for n in (1, 2)] + ["q/n1/cartoon_1.jpg", "u.png"]
+    paths = [f"r/{wnid}/cartoon_{n}.jpg" for wnid in ("n1", "n2", "n3") for n in (1, 2)] + [
+        "q/n1/cartoon_1.jpg",
+        "u.png",
+    ]
     for path in ("n1/cartoon_1.jpg", "r/n2/cartoon_1.jpg", "x/n3/cartoon_2.PNG", "deep/er/u.jpeg", "cartoon_2.jpg"):
         put(tmp_path / "moved" / path, path.encode())
     found = match.images(paths, paths, search(tmp_path, {stem(path) for path in paths}, progress=False))
