@@ -112,6 +112,9 @@ def show(benchmark: Benchmark, written: Sequence[Written]) -> None:
             typer.echo(line)
     for stamp in benchmark.stamps:
         typer.echo(f"  not comparable: {stamp}")
+    if benchmark.labelled:
+        typer.echo("the labels of this split are public: nothing to upload, the servers take the test split only")
+        return
     for line in find(benchmark.name).advice(benchmark):
         typer.echo(line)
 

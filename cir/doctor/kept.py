@@ -36,6 +36,8 @@ class Looks:
     def over(self, files: Sequence[str], pixels: bool, progress: bool = True) -> dict[str, Look]:
         """Look at files, given relative to the folder; with `pixels` everything is decoded."""
         found: dict[str, Look] = {}
+        if not files:
+            return found
         with locked(self.file.with_suffix(".lock")), quiet():
             if self.fresh:
                 self.file.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from cir.progress import track
 from cir.schema import Benchmark, Query
 
 SIZES = ((640, 480), (480, 640), (640, 427), (640, 480), (500, 375))
-GRAIN = 6.0
+GRAIN = 4.0
 """Standard deviation in grey levels: what makes a picture of 640 x 480 about 36 KB large."""
 QUERIES = 220
 PART = 256
@@ -49,7 +49,7 @@ def _write(job: tuple[Path, list[int]]) -> int:
         file = folder / name(number)
         if not file.exists():
             partial = file.with_suffix(".tmp")
-            picture(number).save(partial, "JPEG", quality=80)
+            picture(number).save(partial, "JPEG", quality=75)
             os.replace(partial, file)
     return len(numbers)
 
