@@ -59,7 +59,7 @@ def pixels(files: list[Path], tower: Path, pairs: int) -> dict:
 def path(files: list[Path], tower: Path, pairs: int) -> dict:
     """Compare JPEG to features: one picture after the other through processor and tower, and `encode_gallery`.
 
-    Seconds on the clock, all cores; the features must agree first.
+    Seconds on the clock, the tower on one thread, ours decoding on all cores; the features must agree first.
     """
     processor = CLIPImageProcessorPil.from_pretrained(tower)
     backbones = {name: load(str(tower), device="cpu", preprocess=name) for name in ("clip", "clip-fast")}

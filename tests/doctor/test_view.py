@@ -106,6 +106,15 @@ def test_what_cannot_be_found_stays_missing_and_ambiguous_ones_are_not_linked(tr
     assert fixed.links == 8
 
 
+def test_what_is_in_place_is_linked_whatever_lies_elsewhere(tree, tmp_path, names, put):
+    (tree / "CIRR/img_raw").mkdir()
+    (tree / "CIRR/dev").rename(tree / "CIRR/img_raw/dev")  # a place that the loader knows
+    put(tree / f"x/dev/{names[1]}.png", b"another")
+    fixed = fix(tree, tmp_path / "out")
+    assert fixed.report.well
+    assert links(tmp_path / "out")[f"CIRR/dev/{names[1]}.png"] == str(tree / f"CIRR/img_raw/dev/{names[1]}.png")
+
+
 def test_a_view_inside_the_root_is_not_searched(tree, names):
     scatter(tree, names)
     fix(tree, tree / "view")
