@@ -105,6 +105,18 @@ def test_a_group_is_the_unweighted_mean_of_its_parts(tmp_path):
 
 @REAL
 @pytest.mark.usefixtures("unchecked")
+def test_vectors_made_of_one_text_do_not_stand_for_another(tmp_path):
+    bench, generator = data.load("genecis/focus_object", SHARED), np.random.default_rng(0)
+    for file, ids in (("q.npz", [query.id for query in bench.queries]), ("g.npz", bench.gallery)):
+        np.savez(tmp_path / file, ids=ids, vectors=generator.standard_normal((len(ids), 8)))
+    files = tmp_path / "q.npz", tmp_path / "g.npz"
+    found = compare(bench.name, lambda name, rule: data.load(name, SHARED, protocol=rule), Given(*files))
+    assert set(found.rows[0].means) == {"R@1", "R@2", "R@3"} and not found.rows[0].reason
+    assert not found.rows[1].means and "the queries' texts are others than before" in found.rows[1].reason
+
+
+@REAL
+@pytest.mark.usefixtures("unchecked")
 def test_vectors_of_another_size_than_the_gallery_are_a_reason(tmp_path):
     """The vectors cover the union alone: the whole split cannot be ranked, and the default has no numbers."""
     union = data.load("fashioniq/dress/val", SHARED, protocol="fashioniq/val-union")
