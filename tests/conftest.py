@@ -1,9 +1,13 @@
 """Fixtures for all rooms: a tiny CLIP with random weights and a small tokenizer of its own, and a small world."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""The real annotation files, where they are."""
 
 WORDS = (
     "a an the photo of that is red blue green dress shirt has shorter longer sleeves and with two dogs cats on "
@@ -138,3 +142,15 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def dev_folder(tmp_path_factory):
+    """CIRR's real layout with 8,102 files in dev/: the 2,297 of the split, others under made-up names; all empty."""
+    root = tmp_path_factory.mktemp("cirr") / "CIRR"
+    (root / "dev").mkdir(parents=True)
+    (root / "cirr").symlink_to(SHARED / "CIRR" / "cirr", target_is_directory=True)
+    named = json.loads((root / "cirr" / "image_splits" / "split.rc2.val.json").read_text())
+    for name in (*named, *(f"dev-{9000 + n}-0-img0" for n in range(8102 - len(named)))):
+        (root / "dev" / f"{name}.png").touch()
+    return root

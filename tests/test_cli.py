@@ -31,6 +31,7 @@ COMMANDS = [
     ["data", "check"],
     ["data", "ids"],
     ["data", "mask"],
+    ["data", "new"],
     ["data", "source"],
     ["data", "triplets"],
     ["records", "list"],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from cir import config as configs
@@ -104,6 +105,18 @@ def test_a_group_is_the_unweighted_mean_of_its_parts(tmp_path):
 
 @REAL
 @pytest.mark.usefixtures("unchecked")
+def test_vectors_made_of_one_text_do_not_stand_for_another(tmp_path):
+    bench, generator = data.load("genecis/focus_object", SHARED), np.random.default_rng(0)
+    for file, ids in (("q.npz", [query.id for query in bench.queries]), ("g.npz", bench.gallery)):
+        np.savez(tmp_path / file, ids=ids, vectors=generator.standard_normal((len(ids), 8)))
+    files = tmp_path / "q.npz", tmp_path / "g.npz"
+    found = compare(bench.name, lambda name, rule: data.load(name, SHARED, protocol=rule), Given(*files))
+    assert set(found.rows[0].means) == {"R@1", "R@2", "R@3"} and not found.rows[0].reason
+    assert not found.rows[1].means and "the queries' texts are others than before" in found.rows[1].reason
+
+
+@REAL
+@pytest.mark.usefixtures("unchecked")
 def test_vectors_of_another_size_than_the_gallery_are_a_reason(tmp_path):
     """The vectors cover the union alone: the whole split cannot be ranked, and the default has no numbers."""
     union = data.load("fashioniq/dress/val", SHARED, protocol="fashioniq/val-union")
@@ -170,6 +183,31 @@ def test_the_command_on_the_small_world(small_world, tiny_clip_folder, tmp_path)
     assert union["gallery"] < original["gallery"] == removed["gallery"]
     assert removed["means"]["R@10"] >= original["means"]["R@10"]
     assert "world/circo/val: " in result.stdout
+
+
+@REAL
+@pytest.mark.usefixtures("unchecked")
+def test_real_annotations_and_pictures(dev_folder, tiny_clip_folder, tmp_path):
+    """Three queries under all four protocols of CIRR, from files: the folder's gallery holds more distractors."""
+    root = tmp_path / "CIRR"
+    (root / "dev").mkdir(parents=True)
+    (root / "cirr").symlink_to(dev_folder / "cirr", target_is_directory=True)
+    needed = [data.subset(data.load("cirr/val", dev_folder, protocol=name), 3) for name in protocols(["cirr/val"])]
+    wanted = {path for bench in needed for path in bench.paths.values()}
+    for number, file in enumerate((dev_folder / "dev").iterdir()):
+        if f"dev/{file.name}" not in wanted:
+            (root / "dev" / file.name).symlink_to(file)
+            continue
+        colours = np.random.default_rng(number).integers(0, 256, (4, 3, 3), dtype=np.uint8)
+        Image.fromarray(colours).resize((30, 40)).save(root / "dev" / file.name)
+    options = ["--method", "sum", "--backbone", tiny_clip_folder, "--data", root, "data.subset=3"]
+    options += [f"backbone.cache={tmp_path / 'cache'}", "--json", tmp_path / "all.json", "prompt.overflow=cut"]
+    result = cir("compare-protocols", "cirr/val", *options)
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "all.json").read_text())["comparisons"][0]["rows"]
+    assert [row["gallery"] for row in rows] == [len(bench.gallery) for bench in needed]
+    assert all(row["queries"] == 3 and row["reason"] == "" and row["means"] for row in rows)
+    assert all(row["stamps"][0].startswith("subset of 3 queries") for row in rows)
 
 
 def test_numbers_are_those_of_an_evaluation(world_config, tiny_backbone):

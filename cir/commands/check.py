@@ -40,4 +40,4 @@ def _write(file: Path, report: dict[str, object]) -> None:
     from cir.records import replace_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+    replace_file(file, (json.dumps(report, indent=1) + "\n").encode())

@@ -96,7 +96,7 @@ def mask(
     app,
     "new",
     "cir data new holiday --queries queries.jsonl --images photos",
-    "cir evaluate --method sum --backbone openai/clip-vit-base-patch32 custom/holiday",
+    "cir data new holiday --queries queries.jsonl --images photos --gallery pictures.txt --overwrite",
 )
 def new(
     name: Annotated[str, typer.Argument(help="What to call it; the benchmark is custom/NAME.")],

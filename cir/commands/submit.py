@@ -110,6 +110,11 @@ def show(benchmark: Benchmark, written: Sequence[Written]) -> None:
         typer.echo(f"  read back and checked against the annotations: {one.report.verdict}")
         for line in one.report.scored():
             typer.echo(line)
+    for stamp in benchmark.stamps:
+        typer.echo(f"  not comparable: {stamp}")
+    if benchmark.labelled:
+        typer.echo("the labels of this split are public: nothing to upload, the servers take the test split only")
+        return
     for line in find(benchmark.name).advice(benchmark):
         typer.echo(line)
 

@@ -48,7 +48,7 @@ SOURCE = Source(
     title="PatternCom",
     folders=("PatternNet", "patternnet", "PatterNet"),
     annotations="PatternCom/ and patternnet.csv, on the drive that github.com/billpsomas/rscir links (Apache-2.0)",
-    images="PatternNet (1.4 GB), sites.google.com/view/zhouwx/dataset, for research",
+    images="PatternNet, sites.google.com/view/zhouwx/dataset, for research",
     page="docs/benchmarks/patterncom.md",
 )
 

@@ -43,7 +43,10 @@ def _annotations(split: Split, source: Source) -> list[str]:
         listed = ", ".join(one.at[0] for one in by_state["broken"])
         said.append(f"download {listed} again: {source.annotations}")
     if any(not count.right for count in split.counts.values()):
-        said.append(f"these are not the published annotations, or not all of them: {source.annotations}")
+        said.append(
+            "the counts are not the expected ones: annotations of another version or cut short, or a gallery that is "
+            f"read off a folder; the complete ones: {source.annotations}"
+        )
     return said
 
 

@@ -36,6 +36,8 @@ class Looks:
     def over(self, files: Sequence[str], pixels: bool, progress: bool = True) -> dict[str, Look]:
         """Look at files, given relative to the folder; with `pixels` everything is decoded."""
         found: dict[str, Look] = {}
+        if not files:
+            return found
         with locked(self.file.with_suffix(".lock")), quiet():
             if self.fresh:
                 self.file.unlink(missing_ok=True)
@@ -73,14 +75,21 @@ class Looks:
     def _one(self, path: str, kept: Look | None, pixels: bool) -> tuple[Look, bool]:
         """Return what is kept of a file if it still holds, or look; the second value says which."""
         file = self.base / path
-        if kept is not None and not kept.trouble and (kept.decoded or not pixels):  # a disk may have had a bad moment
-            try:
-                state = os.stat(file)
-            except OSError:
-                return look(file, pixels), False
-            if (state.st_size, state.st_mtime_ns) == kept[:2]:
+        if kept is not None and _unchanged(file, kept):
+            if not kept.trouble and (kept.decoded or not pixels):
                 return kept, True
+            if kept.trouble:  # a disk may have had a bad moment: as thorough a look as the one that found it
+                return look(file, pixels or kept.decoded), False
         return look(file, pixels), False
+
+
+def _unchanged(file: Path, kept: Look) -> bool:
+    """Say whether a file has the size and modification time that it had."""
+    try:
+        state = os.stat(file)
+    except OSError:
+        return False
+    return (state.st_size, state.st_mtime_ns) == (kept.size, kept.time)
 
 
 def _read(file: Path) -> dict[str, Look]:

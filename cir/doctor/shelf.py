@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from cir.doctor.tree import is_image
+from cir.doctor.tree import is_image, kind
 
 
 class Shelf:
@@ -45,10 +45,10 @@ class Shelf:
         try:
             with os.scandir(self.base / folder) as entries:
                 for entry in entries:
-                    link = entry.is_symlink()
-                    if entry.is_file():
-                        listed[entry.name] = link
-                    elif link and not entry.is_dir():
+                    what = kind(entry)
+                    if what == "file":
+                        listed[entry.name] = entry.is_symlink()
+                    elif what == "nothing":
                         self.astray.add(f"{folder}/{entry.name}" if folder else entry.name)
         except (FileNotFoundError, NotADirectoryError):
             pass

@@ -35,7 +35,7 @@ def _short(split: Split) -> str:
     """Say of one split what is not well."""
     states = [state.state for state in split.annotations if state.state not in ("found", "unneeded")]
     said = [f"{states.count(state)} annotation files {state}" for state in dict.fromkeys(states)]
-    said += ["counts differ from the published ones"] * any(not count.right for count in split.counts.values())
+    said += ["counts other than expected"] * any(not count.right for count in split.counts.values())
     if split.images is not None:
         said += [f"{split.images.count(key):,} images {MEANING[key]}" for key in MEANING if split.images.count(key)]
     return ", ".join(said) or split.problem
@@ -59,7 +59,7 @@ def _split(split: Split) -> Iterator[str]:
         yield f"  problem      {split.problem}"
     if split.counts:
         counted = (
-            f"{key} {count.found:,}" + ("" if count.right else f" (published: {count.expected:,})")
+            f"{key} {count.found:,}" + ("" if count.right else f" (expected {count.expected:,})")
             for key, count in split.counts.items()
         )
         yield f"  counts       {', '.join(counted)}"

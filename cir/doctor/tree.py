@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from cir.data.tables import SUFFIXES
 from cir.progress import Bar, bar
@@ -40,6 +41,14 @@ def is_image(path: str) -> bool:
     return path.lower().endswith(SUFFIXES)
 
 
+def kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "nothing"]:
+    """Say what an entry of a folder is, or what it links to; a link to nothing, or to itself, is nothing."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "nothing"
+    except OSError:
+        return "nothing"
+
+
 def search(root: Path, stems: Collection[str], progress: bool = True) -> Tree:
     """Walk over `root` once and keep the files whose stem is among `stems`, in the order of their paths.
 
@@ -69,12 +78,13 @@ def _visit(folder: Path, wanted: set[str], found: Tree, shown: Bar) -> list[Path
         entries = [entry for entry in listed if not entry.name.startswith(".")]
     inner = []
     for entry in entries:
-        if entry.is_dir():
+        what = kind(entry)
+        if what == "folder":
             if not os.path.lexists(os.path.join(entry.path, MARKER)):
                 inner.append(Path(entry.path))
-        elif entry.name.lower().endswith(ARCHIVES):
+        elif what == "file" and entry.name.lower().endswith(ARCHIVES):
             found.archives.append(Path(entry.path))
-        elif stem(entry.name) in wanted and entry.is_file():
+        elif what == "file" and stem(entry.name) in wanted:
             found.files.setdefault(stem(entry.name), []).append(Path(entry.path))
     shown.advance(len(entries))
     return inner

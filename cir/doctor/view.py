@@ -74,7 +74,8 @@ def _prepare(out: Path, root: Path) -> None:
     marker = out / MARKER
     if not marker.exists() and any(out.iterdir()):
         raise InputError(f"--fix-layout {out}: not empty, and not made by this command; choose a new folder")
-    marker.touch()
+    if not marker.exists():
+        marker.touch()
     for folder, _, inner in os.walk(out):
         for file in inner:
             path = Path(folder, file)

@@ -98,6 +98,7 @@ def test_val_prints_its_score_in_both_denominators(pictures, tmp_path, tiny_clip
     assert result.exit_code == 0, result.output
     assert [path.name[:13] for path in written(tmp_path / "out")] == ["cirr-val-sum-"] * 2
     assert "R@50" in result.stdout and "Rs@1" in result.stdout and "as the server would print it" in result.stdout
+    assert "nothing to upload" in result.stdout and "cirr.cecs" not in result.stdout
 
 
 @pytest.mark.parametrize("key", ["data.subset=2", "data.allow_missing=true"])
@@ -129,10 +130,12 @@ def test_cirr_test1_with_its_real_annotations(tmp_path, tiny_clip_folder, kept):
     (root / "cirr").symlink_to(SHARED / "CIRR" / "cirr")
     draw(data.load("cirr/test1", root))
     result = cir("cirr", "--method", "sum", "--backbone", tiny_clip_folder, "--data", root, "--out", tmp_path / "out",
-                 "backbone.device=cpu", f"backbone.cache={tmp_path / 'cache'}", "train.workers=1")  # fmt: skip
+                 "backbone.device=cpu", f"backbone.cache={tmp_path / 'cache'}", "train.workers=1",
+                 "prompt.overflow=cut")  # fmt: skip
     assert result.exit_code == 0, result.output
     recall, subset = written(tmp_path / "out")
     assert "divides by 4,150" in result.stdout and "99.952" in result.stdout
+    assert "prompts longer than the text tower takes are cut" in result.stdout  # the file is whole, its makers are told
     assert 3_500_000 < recall.stat().st_size < 5_000_000 and subset.stat().st_size < 400_000
     for path in (recall, subset):
         assert cir("--validate", path, "--data", SHARED).exit_code == 0
