@@ -164,9 +164,7 @@ LATER: dict[str, Any] = {"prompt.templates": {}, "data.protocols": {}}
 """Keys that came after records had been written, with the value that says nothing: fingerprints leave them out then."""
 
 
-def load(
-    path: str | Path | None = None, overrides: Sequence[str] = (), more: Sequence[layers.Layer] = ()
-) -> RunConfig:
+def load(path: str | Path | None = None, overrides: Sequence[str] = (), more: Sequence[layers.Layer] = ()) -> RunConfig:
     """Read a run from YAML (none: the defaults), lay `more` over it, apply `key=value` overrides, check everything.
 
     Raises `InputError`, one line with file, dotted key and the nearest known key.
