@@ -7,6 +7,7 @@ from cir.ablation import display
 from cir.ablation.jobs import Job, tail
 from cir.ablation.kept import Kept
 from cir.ablation.launch import POLL, Handle, Launcher
+from cir.ablation.plan import Ablation, Cell
 from cir.errors import InputError
 from cir.train.stopping import Stopped, noted_signals
 
@@ -62,7 +63,6 @@ class _Pool:
             del self.running[key]
             if self._finished(job):
                 job.state = "done"
-                _keep_settings(job, self.kept)
             elif job.why:
                 job.state = "failed"
             elif self.stopping:
@@ -129,12 +129,17 @@ class _Pool:
         return f"{lines[-1] if lines else 'said nothing'} ({ended})"
 
 
-def _keep_settings(job: Job, kept: Kept) -> None:
-    """Leave the varied settings and the final numbers where TensorBoard compares runs."""
-    if job.cell is None or not job.learns:
-        return
+def keep_settings(ablation: Ablation, cells: Sequence[Cell], kept: Kept) -> None:
+    """Leave each cell's varied settings and its shown numbers where TensorBoard compares runs.
+
+    Also of cells whose records lie elsewhere: the HPARAMS tab then has all rows that the answer has.
+    """
     from cir.train import board
 
-    found = kept.of(job.cell)
-    numbers = {f"{name}:{metric}": m.mean for name, (_, r) in found.items() for metric, m in r.means.items()}
-    board.hparams(job.folder, job.cell.varied, numbers)
+    for cell in cells:
+        found = {
+            f"{name}:{metric}": mean.mean for name, (_, r) in kept.of(cell).items() for metric, mean in r.means.items()
+        }
+        numbers = {column: found[column] for column in ablation.show if column in found}
+        if numbers:
+            board.hparams(cell.folder, cell.varied, numbers)

@@ -42,13 +42,14 @@ def main(
         _say_plan(ablation, chosen, todo, kept, jobs or 1)
         return
     from cir.ablation import launch
-    from cir.ablation.run import run
+    from cir.ablation.run import keep_settings, run
 
     if launcher == "local" and slurm:
         raise InputError("--slurm: only with --launcher slurm")
     if todo:
         started = launch.Local(jobs or 1) if launcher == "local" else launch.Cluster(ablation.folder, slurm, jobs)
         run(todo, kept, started)
+    keep_settings(ablation, cells, kept)
     _write(ablation, cells, kept, out)
     failed = [job for job in todo if job.state == "failed"]
     if failed:
