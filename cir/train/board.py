@@ -35,6 +35,7 @@ class Board:
         from tensorboard.compat.proto.event_pb2 import SessionLog
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+        _next_second(run / FOLDER)
         self._writer = EventFileWriter(str(run / FOLDER))
         self._writer.add_event(_event(step + 1, session_log=SessionLog(status=SessionLog.START)))
 
@@ -64,6 +65,17 @@ class Board:
     def flush(self) -> None:
         """Wait for the thread that writes: a kill behind a snapshot must leave no gap that no resumed run fills."""
         self._writer.flush()
+
+
+def _next_second(folder: Path) -> None:
+    """Wait until an event file gets a later name than those that are there: names hold the second, then the process.
+
+    TensorBoard reads files in the order of their names; a run resumed within the second in which it started would be
+    read before it or after it by chance.
+    """
+    seconds = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*.*") if path.name != HPARAMS]
+    newest = max((int(second) for second in seconds if second.isdigit()), default=0)
+    time.sleep(max(0.0, min(newest + 1 - time.time(), 2.0)))
 
 
 def tag(name: str, group: str = "val") -> str:
