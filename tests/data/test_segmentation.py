@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cir.data.annotations import Row
@@ -37,13 +37,15 @@ def by_loop(corners, height, width):
     for (x1, y1), (x2, y2) in zip(grid, [*grid[1:], grid[0]], strict=True):
         wide = abs(x2 - x1) >= abs(y2 - y1)
         length = max(abs(x2 - x1), abs(y2 - y1))
+        # COCO measures from the end with the smaller coordinate, which decides where a half is rounded.
+        (ax, ay), (bx, by) = sorted([(x1, y1), (x2, y2)], key=lambda p: p[0] if wide else p[1])
         for step in range(length + 1):
             if wide:
                 x = x1 + step if x2 >= x1 else x1 - step
-                points.append((x, int(y1 + (y2 - y1) / (x2 - x1) * (x - x1) + 0.5) if length else y1))
+                points.append((x, int(ay + (by - ay) / (bx - ax) * (x - ax) + 0.5) if length else y1))
             else:
                 y = y1 + step if y2 >= y1 else y1 - step
-                points.append((int(x1 + (x2 - x1) / (y2 - y1) * (y - y1) + 0.5), y))
+                points.append((int(ax + (bx - ax) / (by - ay) * (y - ay) + 0.5), y))
     table = np.zeros((height, width), dtype=bool)
     for (x1, y1), (x2, y2) in pairwise(points):
         if x1 != x2 and min(x1, x2) % 5 == 2 and 0 <= min(x1, x2) // 5 < width:
@@ -87,6 +89,7 @@ coordinate = st.floats(-3, 15, width=32).map(lambda x: round(x, 2))
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=8))
+@example([(3.0, 5.75), (0.0, 1.38), (0.0, 0.0)])
 def test_polygons_equal_the_rule_written_out(corners):
     inside = [(abs(x), abs(y)) for x, y in corners]  # annotations start at 0; below, truncation is another rule
     assert np.array_equal(of_polygon(np.array(inside), 10, 12), by_loop(inside, 10, 12))
