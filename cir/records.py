@@ -9,17 +9,15 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
-import tempfile
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from cir.errors import InputError, nearest
+from cir.files import replace_file
 from cir.record_values import (
     Attachment,
     Mean,
@@ -263,27 +261,6 @@ def mark_stale(path: Path, why: str) -> None:
 def text(plain: Mapping[str, Any]) -> bytes:
     """Write a record's JSON as its file holds it."""
     return (json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, through a temporary file in the same folder."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-@cache
-def _umask() -> int:
-    """Read the process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _looks_like_record(file: Path) -> bool:

@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from jaxtyping import Float, Float32, Int64
 
 from cir import data, search, stats
 from cir.errors import InputError
+from cir.files import replace_file
 from cir.protocols import PROTOCOLS, Protocol
 from cir.schema import Benchmark, Embeddings, Scores, TargetRanks
 
@@ -164,7 +163,8 @@ def aligned(
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically."""
-    _replace(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_values(path: Path, scores: Scores) -> None:
@@ -172,20 +172,8 @@ def write_values(path: Path, scores: Scores) -> None:
     buffer = io.BytesIO()
     arrays: dict[str, np.ndarray] = {"ids": np.array(scores.query_ids), **scores.values}
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    _replace(path, buffer.getvalue())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put a whole file in place at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    replace_file(path, buffer.getvalue())
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -255,3 +255,9 @@ def test_the_real_cirr_scores_from_vectors_at_full_size(tmp_path):
     told = summary(bench, PROTOCOLS["cirr"], outcome, resamples=200)
     assert told["scores"]["Avg"]["low"] < told["scores"]["Avg"]["mean"] < told["scores"]["Avg"]["high"]
     write_values(tmp_path / "v.npz", outcome.scores)
+
+
+def test_what_is_written_has_the_mode_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    write_json(tmp_path / "made" / "scores.json", {"a": 1})
+    assert (tmp_path / "made" / "scores.json").stat().st_mode == (tmp_path / "plain").stat().st_mode

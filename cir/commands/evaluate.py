@@ -72,10 +72,10 @@ def configured(target: Path | None, method: str, overrides: Sequence[str]) -> tu
     """Find the configuration, and the checkpoint to load where the method is a trained one."""
     if target is None:
         if not method:
-            raise InputError("evaluate: name a config, a checkpoint folder, or --method (see `cir list methods`)")
+            raise InputError("name a config, a checkpoint folder, or --method (see `cir list methods`)")
         return _checked(configs.load(None, [f"name={method}", f"method.name={method}", *overrides])), None
     if method:
-        raise InputError(f"evaluate: {target} says which method; leave --method out")
+        raise InputError(f"{target} says which method; leave --method out")
     if target.is_dir():
         trained = runs.find_checkpoint(target)
         return _of_checkpoint(trained, overrides), trained
@@ -88,7 +88,7 @@ def configured(target: Path | None, method: str, overrides: Sequence[str]) -> tu
 def _checked(config: RunConfig) -> RunConfig:
     if _learns(config):
         name = config.method["name"]
-        raise InputError(f"evaluate: {name} is trained; name its checkpoint folder or its config instead of --method")
+        raise InputError(f"{name} is trained; name its checkpoint folder or its config instead of --method")
     return config
 
 

@@ -5,8 +5,8 @@ the script that draws the regions (arXiv:2302.03084, released code). The region'
 that a file of another draw is not taken for this one's.
 """
 
+import io
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from cir.data.annotations import Row, read_json, typed
 from cir.data.images import open_image
 from cir.data.segmentation import mask
 from cir.errors import InputError, RunError
+from cir.files import replace_file
 
 INSTANCES = ("annotations/instances_val2017.json", "instances_val2017.json")
 SLACK = 0.02
@@ -132,15 +133,9 @@ def _save(image: Image.Image, path: Path, comment: bytes) -> None:
     """Write a JPEG whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                image.save(stream, "JPEG", comment=comment)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        written = io.BytesIO()
+        image.save(written, "JPEG", comment=comment)
+        replace_file(path, written.getvalue())
     except OSError as error:
         raise RunError(f"{path}: could not be written ({error.strerror}); is the disk full?") from None
 

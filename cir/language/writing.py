@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cir.errors import InputError
+from cir.files import replace_file
 from cir.language.rules import Row
 from cir.progress import bar
 
@@ -149,6 +150,4 @@ def _resume(target: Target) -> tuple[Report, int]:
 
 def _replace(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON whole or not at all."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(staged, path)
+    replace_file(path, (json.dumps(value, indent=1) + "\n").encode())

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cir.errors import InputError
+from cir.files import replace_file
 
 KEPT = 2
 
@@ -121,9 +122,7 @@ class Folder:
 
 def write(path: Path, text: str) -> None:
     """Write a file atomically."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_text(text, encoding="utf-8")
-    os.replace(staged, path)
+    replace_file(path, text.encode())
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

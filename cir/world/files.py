@@ -1,12 +1,11 @@
 """Atomic writes for the world's files."""
 
-import os
 from pathlib import Path
+
+from cir.files import replace_file
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file whole or not at all, and its folder where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    replace_file(path, text.encode())

@@ -35,6 +35,7 @@ from cir.backbones import load
 from cir.backbones.cache import encode_gallery
 from cir.backbones.store import FeatureCache
 from cir.config import BackboneConfig, RunConfig
+from cir.files import replace_file
 from cir.retrieval import run_search
 
 ALL = 123_403
@@ -192,9 +193,7 @@ def main() -> None:
     results["gallery"] = run(options)
     results["machine"] = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     show(results)
-    partial = options.json.with_suffix(".tmp")
-    partial.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(partial, options.json)
+    replace_file(options.json, (json.dumps(results, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

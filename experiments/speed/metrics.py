@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import reference
 
+from cir.files import replace_file
 from cir.protocols import PROTOCOLS
 from cir.schema import Benchmark, Embeddings, Query
 from cir.score import rank_and_score
@@ -181,9 +182,7 @@ def main():
     results["top50"] |= fresh("top50", "circo", rows, images, threads)
     results["machine"] = {"cpu": platform.processor() or platform.machine(), "numpy": np.__version__, "width": WIDTH}
     show(results)
-    partial = options.json.with_suffix(".tmp")
-    partial.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(partial, options.json)
+    replace_file(options.json, (json.dumps(results, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from items import ITEMS
 from measuring import LONG, Bare, deviation, peak, products, ratio, refuse_difference, rounds, seconds
 from sides import BF16, CACHED, EXACT, Setting, passes
 
+from cir.files import replace_file
+
 VARIANTS = {
     "lincir": (EXACT, CACHED, BF16),
     "rtd": (EXACT, CACHED, BF16),
@@ -217,9 +219,9 @@ def main() -> None:
     results: dict = {"items": {}, "machine": machine(options)}
     for name in names:
         results["items"][name] = on_gpu(name, options) if options.device == "cuda" else on_cpu(name, options)
-        partial = path.with_suffix(".tmp")  # after every item: what is measured is not lost
-        partial.write_text(json.dumps(results, indent=2) + "\n")
-        os.replace(partial, path)
+        replace_file(
+            path, (json.dumps(results, indent=2) + "\n").encode()
+        )  # after every item: nothing measured is lost
     (show_gpu if options.device == "cuda" else show)(results)
 
 
