@@ -57,6 +57,7 @@ class Adapter(Pretrained):
             raise InputError(f"words: features of width {image_features.shape[1]}, this adapter reads width {width}")
         return self._projector.words(image_features.to(self.device, torch.float32)).to(image_features.device)
 
+    @torch.no_grad()
     def compose(
         self,
         image_features: Float[Tensor, "b ..."],

@@ -68,6 +68,16 @@ class DataConfig:
 
 
 @dataclass
+class RerankConfig:
+    """A second look at the first images of every ranking, by a method that sees query and image together."""
+
+    top: int = 0
+    """How many images are scored again, 0 for none; recall@k is that of the whole re-ranked gallery for k up to it."""
+    method: str = ""
+    """Who scores: a checkpoint folder or the YAML of a run; empty: the method itself (docs/blip2.md)."""
+
+
+@dataclass
 class TrainConfig:
     """The training loop's settings; `steps: 0` says that the method is not trained."""
 
@@ -123,6 +133,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: list[str] = field(default_factory=list)
+    rerank: RerankConfig = field(default_factory=RerankConfig)
     smoke: bool = False
     """Whether `--smoke` shrank the run; stamps every number."""
 
@@ -146,6 +157,7 @@ LEAST: dict[str, float] = {
     "train.log_every": 1,
     "train.save_every": 1,
     "data.subset": 0,
+    "rerank.top": 0,
 }
 NOT_NUMBERS = (
     "name",
@@ -160,7 +172,7 @@ NOT_NUMBERS = (
     "train.workers",
 )
 """Keys that change where or how fast a run goes, not its numbers; the data has a fingerprint of its own."""
-LATER: dict[str, Any] = {"prompt.templates": {}, "data.protocols": {}}
+LATER: dict[str, Any] = {"prompt.templates": {}, "data.protocols": {}, "rerank": {"top": 0, "method": ""}}
 """Keys that came after records had been written, with the value that says nothing: fingerprints leave them out then."""
 
 

@@ -45,11 +45,13 @@ def evaluate(
     names: Sequence[str] | None = None,
     *,
     trained: MethodInfo | None = None,
+    reranker: Method | None = None,
     progress: bool = True,
 ) -> list[Evaluation]:
     """Evaluate a method on benchmarks (`names`, or those the config lists), in order, groups behind their parts.
 
-    `trained` is what the record says about the method (none: `describe(method)`). Raises `InputError` for unknown
+    `trained` is what the record says about the method (none: `describe(method)`), `reranker` looks again at the first
+    `rerank.top` images of every ranking (none: the method itself). Raises `InputError` for unknown
     names, missing or corrupt images, and queries that the prompt cannot hold.
     """
     info = trained or describe(method)
@@ -62,7 +64,9 @@ def evaluate(
         parts = []
         for part in data.expand(name):
             begun = time.perf_counter()
-            searched = run_search(load_benchmark(config, part), config, backbone, method, progress=progress)
+            searched = run_search(
+                load_benchmark(config, part), config, backbone, method, reranker=reranker or method, progress=progress
+            )
             parts.append(searched)
             evaluations.append(_single(searched, config, backbone, info, time.perf_counter() - begun))
         if len(parts) > 1:

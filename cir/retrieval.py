@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float32
 
 from cir import data, prompts
-from cir.backbones.base import Backbone
+from cir.backbones.base import Backbone, ImageSide
 from cir.backbones.cache import FeatureCache, Kind, encode_gallery, input_size
 from cir.config import RunConfig
 from cir.data import images
@@ -28,12 +28,17 @@ from cir.prompts import Joiner, Template
 from cir.protocols import PROTOCOLS
 from cir.schema import Benchmark, Embeddings, Ranking, Scores, TargetRanks
 from cir.score import rank_and_score
-from cir.search import search
+from cir.search import reorder, search
 
 KEPT = 50
 """Ranks kept of every query: what submission files and pages show."""
 BATCH = 128
 """Queries composed at a time."""
+AGAIN = 4
+"""Queries whose first images are looked at again at a time: 50 of ViT-g's are 72 MB a query."""
+WHOLE = 20_000
+"""Galleries up to this size have all their tokens kept for a second look: ViT-g's take 0.7 MB an image."""
+_KINDS: dict[str, Kind] = {"features": "image", "patches": "patches"}
 STORAGE: dict[Kind, str] = {"image": "float32", "patches": "float16"}
 """How features lie in the cache. Patch tokens are two to three orders of magnitude more (L/14: half a megabyte an
 image) and are kept in half precision; the arithmetic on them is float32."""
@@ -87,6 +92,10 @@ def load_benchmark(config: RunConfig, name: str, protocol: str | None = None) ->
         benchmark = dataclasses.replace(benchmark, stamps=(*benchmark.stamps, cut))
     if config.smoke:
         benchmark = dataclasses.replace(benchmark, stamps=(*benchmark.stamps, "smoke run"))
+    if config.rerank.top:
+        by = config.rerank.method or "the method itself"
+        looked = f"the first {config.rerank.top} images of every ranking are ranked again by {by}"
+        benchmark = dataclasses.replace(benchmark, notes=(*benchmark.notes, looked))
     if template(config, benchmark) != config.prompt.template:
         sentence = f"prompt: {template(config, benchmark)}"
         benchmark = dataclasses.replace(benchmark, notes=(*benchmark.notes, sentence))
@@ -111,17 +120,27 @@ def _protocol(config: RunConfig, name: str) -> str | None:
 
 
 def run_search(
-    benchmark: Benchmark, config: RunConfig, backbone: Backbone, method: Method, *, progress: bool = True
+    benchmark: Benchmark,
+    config: RunConfig,
+    backbone: Backbone,
+    method: Method,
+    *,
+    reranker: Method | None = None,
+    progress: bool = True,
 ) -> Searched:
-    """Encode, compose, search and score one benchmark."""
+    """Encode, compose, search and score one benchmark; a `reranker` looks again at the first `rerank.top` images."""
     protocol = PROTOCOLS[benchmark.protocol]
     queries, gallery = embed(benchmark, config, backbone, method, progress=progress)
     exclude = {query.id: protocol.excluded(query) for query in benchmark.queries}
     within = [query.candidates for query in benchmark.queries] if protocol.competes == "candidates" else None
-    ranking = search(queries, gallery, min(KEPT, len(benchmark.gallery)), exclude, within)
+    kept = min(max(KEPT, config.rerank.top), len(benchmark.gallery))
+    ranking, places = search(queries, gallery, kept, exclude, within), None
+    if reranker is not None and config.rerank.top:
+        scores = rescore(benchmark, ranking, config, backbone, reranker, progress=progress)
+        ranking, places = reorder(ranking, scores)
     if not benchmark.labelled:
         return Searched(benchmark, ranking, None, None)
-    outcome = rank_and_score(benchmark, protocol, queries, gallery)
+    outcome = rank_and_score(benchmark, protocol, queries, gallery, places)
     return Searched(benchmark, ranking, outcome.ranks, outcome.scores)
 
 
@@ -129,7 +148,7 @@ def embed(
     benchmark: Benchmark, config: RunConfig, backbone: Backbone, method: Method, *, progress: bool = True
 ) -> tuple[Embeddings, Embeddings]:
     """Encode and compose: the vectors of the queries, and those of the gallery, in the benchmark's order."""
-    features = encode(benchmark, config, backbone, progress=progress)
+    features = encode(benchmark, config, method.image_side(backbone), progress=progress)
     gallery = gallery_of(benchmark, features)
     if method.reads == "patches":
         features = encode(benchmark, config, backbone, progress=progress, kind="patches")
@@ -139,21 +158,23 @@ def embed(
 def encode(
     benchmark: Benchmark,
     config: RunConfig,
-    backbone: Backbone,
+    backbone: ImageSide,
     *,
     cache: FeatureCache | None = None,
     progress: bool = True,
     kind: Kind = "image",
+    of: Sequence[str] | None = None,
 ) -> Features:
     """Read raw features of the gallery, and of references that are not in it, through the cache.
 
-    With `kind="patches"`, read patch tokens "n p v" of the distinct references only, float16 and memory-mapped (without
-    a cache, in memory). `cache` stands in for the one the config names, for callers that read its counters.
+    With `kind="patches"`, read patch tokens "n p v" of the distinct references only (or of the images named by `of`),
+    float16 and memory-mapped (without a cache, in memory). `cache` stands in for the one the config names, for callers
+    that read its counters. Nothing is kept of an image side in training.
     """
-    if cache is None and config.backbone.cache:
+    if cache is None and config.backbone.cache and backbone.fingerprint:
         cache = FeatureCache(Path(config.backbone.cache), STORAGE[kind])
     workers = config.train.workers or None
-    names = _names(benchmark, kind)
+    names = _names(benchmark, kind) if of is None else (tuple(of),)
     size = input_size(backbone) if benchmark.views else (0, 0)
     arrays = []
     for part in names:
@@ -227,6 +248,53 @@ def compose(
         vectors.append(method.compose(backbone, given, queries, sentence, join).float().cpu().numpy())
     ids = tuple(query.id for query in benchmark.queries)
     return Embeddings(ids, _unit(np.concatenate(vectors)), method.fusion)
+
+
+@torch.inference_mode()
+def rescore(
+    benchmark: Benchmark,
+    ranking: Ranking,
+    config: RunConfig,
+    backbone: Backbone,
+    method: Method,
+    *,
+    progress: bool = True,
+) -> Float32[np.ndarray, "q r"]:
+    """Let a method look at the first `rerank.top` images of every ranking: scores in [0, 1], 0 for unfilled places.
+
+    It reads the vision tower's tokens, kept for the whole gallery where that is small (`WHOLE`), otherwise for the
+    images that any query has among its first.
+    """
+    if not method.matches:
+        raise InputError(
+            f"rerank.top: {type(method).__name__} on {backbone.name} has no way to look at a query and an image "
+            "together; name a re-ranker with rerank.method, or use a BLIP-2 backbone (docs/blip2.md)"
+        )
+    top = ranking.order[:, : config.rerank.top]
+    wanted = benchmark.gallery
+    if len(wanted) > WHOLE:
+        wanted = tuple(benchmark.gallery[i] for i in np.unique(top[top >= 0]))
+    patches = encode(benchmark, config, backbone, progress=progress, kind="patches", of=wanted)
+    side = backbone if method.reads == "patches" else method.image_side(backbone)
+    references = encode(benchmark, config, side, progress=progress, kind=_KINDS[method.reads])
+    sentence = Template(template(config, benchmark), config.prompt.overflow)  # type: ignore[arg-type]  # config checks it
+    join = joiner(config)
+    scores = np.zeros(top.shape, dtype=np.float32)
+    starts = range(0, len(benchmark.queries), AGAIN)
+    method.eval()
+    for start in track(starts, description=f"looking again at {benchmark.name}", enabled=progress and len(starts) > 8):
+        rows = slice(start, start + AGAIN)
+        queries = benchmark.queries[rows]
+        names = [benchmark.gallery[i] for i in top[rows].ravel() if i >= 0]
+        if not names:
+            continue
+        seen = patches.take(names)
+        candidates = np.zeros((*top[rows].shape, *seen.shape[1:]), dtype=np.float32)
+        candidates[top[rows] >= 0] = seen
+        given = torch.from_numpy(references.take([query.reference for query in queries])).to(backbone.device)
+        again = torch.from_numpy(candidates).to(backbone.device)
+        scores[rows] = method.match(backbone, given, queries, sentence, join, again).float().cpu().numpy()
+    return np.where(top >= 0, scores, np.float32(0))
 
 
 def joiner(config: RunConfig) -> Joiner:

@@ -93,6 +93,18 @@ def load_trained(path: Path, backbone: Backbone) -> tuple[Method, MethodInfo]:
     return method, evaluation.describe(method, weights, training_info(path), _base_training(path, method))
 
 
+def load_reranker(
+    config: RunConfig, backbone: Backbone, info: MethodInfo | None
+) -> tuple[Method | None, MethodInfo | None]:
+    """Load the method that looks again at what was found, where one is named; its weights join those of the record."""
+    if not (config.rerank.top and config.rerank.method):
+        return None, info
+    method, own = load_trained(find_checkpoint(Path(config.rerank.method)), backbone)
+    if info is not None:
+        info = dataclasses.replace(info, checkpoint=f"{info.checkpoint} + {own.checkpoint}".removeprefix(" + "))
+    return method, info
+
+
 def training_info(path: Path) -> TrainingInfo | None:
     """Say how a checkpoint was trained, and what the whole run cost, also where it is not the last one of its run."""
     details: Mapping[str, Any] = checkpoint.describe(path).get("details", {})
@@ -152,9 +164,10 @@ def _watched(
 ) -> tuple[Callable[[Method, int], dict[str, float]], Callable[[], dict[str, Image]]]:
     """Make what training asks for during a run: scores, and the ranked images behind the last of them."""
     found: list[Evaluation] = []
+    once = dataclasses.replace(config, rerank=configs.RerankConfig())  # a second look is for the end
 
     def scores(current: Method, step: int) -> dict[str, float]:
-        found[:] = evaluation.evaluate(config, backbone, current, progress=False)
+        found[:] = evaluation.evaluate(once, backbone, current, progress=False)
         return {f"{e.record.benchmark.name}:{metric}": m.mean for e in found for metric, m in e.record.means.items()}
 
     def pictures() -> dict[str, Image]:
@@ -198,9 +211,12 @@ def evaluate(
     `rankings` keeps the first images of every query beside it (`cir.retrieval.KEPT` of them).
     """
     found: list[Evaluation] = []
+    reranker, info = load_reranker(config, backbone, info or evaluation.describe(method))
     for name in list(names or config.evaluate) or [""]:
         given = [name] if name else []  # nothing named is for `evaluate` to refuse
-        for one in evaluation.evaluate(config, backbone, method, given, trained=info, progress=progress):
+        for one in evaluation.evaluate(
+            config, backbone, method, given, trained=info, reranker=reranker, progress=progress
+        ):
             one.write(out if out is not None else folder(config) / "records", rankings=rankings)
             found.append(one)
     return found

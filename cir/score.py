@@ -61,8 +61,18 @@ def score(
     return summary(benchmark, rule, outcome, resamples=resamples, seed=seed)
 
 
-def rank_and_score(benchmark: Benchmark, protocol: Protocol, queries: Embeddings, gallery: Embeddings) -> Outcome:
-    """Rank what is relevant under a protocol and score it; both sides in the benchmark's order."""
+def rank_and_score(
+    benchmark: Benchmark,
+    protocol: Protocol,
+    queries: Embeddings,
+    gallery: Embeddings,
+    places: Int64[np.ndarray, "q r"] | None = None,
+) -> Outcome:
+    """Rank what is relevant under a protocol and score it; both sides in the benchmark's order.
+
+    `places` is where a second look puts the first r images of every ranking (`cir.search.reorder`): ranks, those within
+    candidates too, are then those of the re-ranked gallery. Raises InputError where a protocol has no such ranking.
+    """
     asked = benchmark.queries
     exclude = {query.id: protocol.excluded(query) for query in asked}
     relevant = [protocol.relevant(query) for query in asked]
@@ -71,10 +81,20 @@ def rank_and_score(benchmark: Benchmark, protocol: Protocol, queries: Embeddings
         ranks, within = search.target_ranks(queries, gallery, relevant, exclude, candidates), None
     else:
         ranks, within = search.target_ranks(queries, gallery, relevant, exclude), None
+    if places is not None:
+        if protocol.competes == "candidates":
+            raise InputError(
+                f"{protocol.id}: queries rank a few images of their own, all at once; leave rerank.top out"
+            )
+        ranks = search.moved(ranks, places)
     tied = ranks.tied
     if protocol.competes == "both":
         own = [protocol.relevant_within(query) for query in asked]
         within = search.target_ranks(queries, gallery, own, exclude, candidates)
+        if places is not None and candidates is not None:
+            rivals = [[n for n in names if n not in exclude[q.id]] for q, names in zip(asked, candidates, strict=True)]
+            whole = search.moved(search.target_ranks(queries, gallery, rivals, exclude), places)
+            within = search.restricted(whole, rivals, own)
         tied = tied | within.tied
     scores = protocol.score(benchmark, ranks, within)
     return Outcome(scores, ranks, tuple(queries.ids[i] for i in np.flatnonzero(tied)))

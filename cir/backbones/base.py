@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cir.prompts import PromptTokenizer
 from cir.schema import Prompt
@@ -28,6 +29,17 @@ def splice(
     index = torch.where(slots < 0, length, slots)[..., None].expand(-1, -1, words.shape[2])
     values = pseudo.to(words.dtype).expand(-1, slots.shape[1], -1)
     return padded.scatter(1, index, values)[:, :length]
+
+
+def one_vector(features: Float[Tensor, "b t d"]) -> Float[Tensor, "b d"]:
+    """Make one raw feature of an image's vectors: the only one (CLIP), or the mean direction of them (BLIP-2).
+
+    BLIP-2 compares an image by the best of its t unit vectors (arXiv:2301.12597, section 3.2), whose lengths mean
+    nothing; what a method maps to pseudo-words has to be one vector, and no published method says which.
+    """
+    if features.shape[1] == 1:
+        return features[:, 0]
+    return F.normalize(F.normalize(features.float(), dim=-1).mean(dim=1), dim=-1)
 
 
 @runtime_checkable
@@ -86,32 +98,22 @@ class BackboneLike(Protocol):
 
 
 @runtime_checkable
-class Backbone(Protocol):
-    """Frozen image and text encoders that share a space of width `d`.
+class ImageSide(Protocol):
+    """What turns pictures into vectors: the image half of a backbone, or one that a method has trained for itself.
 
-    Outputs are raw (not normalised) float32, whatever `dtype` the towers compute in: projection methods read raw
-    features, search normalises.
+    Outputs are raw (not normalised) float32, whatever `dtype` the towers compute in.
     """
 
-    name: str
-    """What the user asked for: a hub id or a folder."""
     fingerprint: str
-    """Sixteen hex digits over the weights."""
+    """Sixteen hex digits over the weights; empty while they are in training, and then nothing is cached."""
     preprocess_id: str
     """Name and fingerprint of the preprocessing, e.g. `targetpad-1.25:1f3a…`; part of every feature cache key."""
-    tokenizer: Tokenizer
-    text: TextTower
-    """The frozen text tower; deep-copy it to train it."""
     width: int
     """d, the joint embedding width."""
-    word_width: int
-    """w, the width of token embeddings."""
     vectors: int
-    """t, vectors per image (1 for CLIP)."""
+    """t, vectors per image (1 for CLIP, 32 for BLIP-2)."""
     vision_width: int
     """v, the width of the vision tower's patch tokens."""
-    logit_scale: float
-    """The frozen model's own exp(logit_scale)."""
     device: torch.device
     dtype: torch.dtype
 
@@ -127,6 +129,24 @@ class Backbone(Protocol):
         """Encode pixels into the last block's tokens, class token first, before the final norm; without gradient."""
         ...
 
+
+@runtime_checkable
+class Backbone(ImageSide, Protocol):
+    """Frozen image and text encoders that share a space of width `d`.
+
+    Outputs are raw (not normalised) float32: projection methods read raw features, search normalises.
+    """
+
+    name: str
+    """What the user asked for: a hub id or a folder."""
+    tokenizer: Tokenizer
+    text: TextTower
+    """The frozen text tower; deep-copy it to train it."""
+    word_width: int
+    """w, the width of token embeddings."""
+    logit_scale: float
+    """The frozen model's own exp(logit_scale)."""
+
     def encode_text(
         self,
         prompt: Prompt,
@@ -134,4 +154,22 @@ class Backbone(Protocol):
         owner: Int[np.ndarray, " b"] | None = None,
     ) -> Float[Tensor, "b d"]:
         """Encode prompts with the frozen tower, without gradient; rows take pseudo-words as in `TextTower.forward`."""
+        ...
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """A backbone with an image-text matching head, which looks at a picture and a sentence together."""
+
+    def match(
+        self,
+        patches: Float[Tensor, "n p v"],
+        prompt: Prompt,
+        pseudo: Float[Tensor, "o m w"] | None = None,
+        owner: Int[np.ndarray, " n"] | None = None,
+    ) -> Float[Tensor, " n"]:
+        """Give the probability that picture i (`encode_patches`) and row i of the prompt belong together.
+
+        Without gradient; rows take pseudo-words as in `TextTower.forward`.
+        """
         ...

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32
 from PIL import Image
 from torch import Tensor
 
-from cir.backbones.base import Backbone
+from cir.backbones.base import ImageSide
 from cir.backbones.store import CacheKey, Counters, FeatureCache
 from cir.errors import InputError
 from cir.progress import bar
@@ -37,7 +37,7 @@ class Opener(Protocol):
         ...
 
 
-def input_size(backbone: Backbone) -> tuple[int, int]:
+def input_size(backbone: ImageSide) -> tuple[int, int]:
     """Give width and height of what the vision tower takes."""
     height, width = backbone.preprocess(Image.new("RGB", (32, 32))).shape[-2:]
     return width, height
@@ -51,7 +51,7 @@ Kind = Literal["image", "patches"]
 
 
 def encode_gallery(
-    backbone: Backbone,
+    backbone: ImageSide,
     ids: Sequence[str],
     paths: Sequence[Path],
     cache: FeatureCache | None,
@@ -99,7 +99,7 @@ def encode_gallery(
 
 
 def _encode(
-    backbone: Backbone,
+    backbone: ImageSide,
     paths: Sequence[Path | Opener],
     start: int,
     batch_size: int,
@@ -139,7 +139,7 @@ def _encode(
 
 
 def _decode_ahead(
-    backbone: Backbone, paths: Sequence[Path | Opener], workers: int, ahead: int
+    backbone: ImageSide, paths: Sequence[Path | Opener], workers: int, ahead: int
 ) -> Generator[Tensor | str, None, None]:
     """Decode in threads (Pillow releases the interpreter's lock), at most `ahead` pictures in front of the reader."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -155,7 +155,7 @@ def _decode_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(backbone: Backbone, path: Path | Opener) -> Tensor | str:
+def _decode(backbone: ImageSide, path: Path | Opener) -> Tensor | str:
     """Turn a file into pixels, or say why not."""
     try:
         with Image.open(path) if isinstance(path, Path) else path() as image:

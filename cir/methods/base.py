@@ -6,11 +6,12 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cir.backbones.base import Backbone, TextTower
+from cir.backbones.base import Backbone, ImageSide, Matcher, TextTower, one_vector
+from cir.errors import InputError
 from cir.prompts import Joiner, Template
 from cir.randomness import StepRandom
 from cir.schema import Query
@@ -62,6 +63,42 @@ class Images(Protocol):
 
 
 @runtime_checkable
+class ImageTriplets(Protocol):
+    """Reference picture, texts, target picture: human triplets to learn from, made by `cir.backbones.encoded_triplets`.
+
+    Pictures have numbers from 0 to `count`; those with the same content share one, so that a picture is never a
+    negative of itself. All that is encoded is encoded by the frozen backbone.
+    """
+
+    fingerprint: str
+    reference: Int64[np.ndarray, " n"]
+    """The number of each triplet's reference picture."""
+    target: Int64[np.ndarray, " n"]
+    """The number of each triplet's target picture."""
+    count: int
+
+    def __len__(self) -> int:
+        """Count the triplets."""
+        ...
+
+    def query(self, row: int) -> Query:
+        """Return a triplet as annotated: its texts, and the ids of both pictures."""
+        ...
+
+    def features(self, images: Sequence[int]) -> Float[Tensor, "b t d"]:
+        """Return raw image features, computed once and kept."""
+        ...
+
+    def patches(self, images: Sequence[int]) -> Float[Tensor, "b p v"]:
+        """Return patch tokens (`Backbone.encode_patches`), computed once and kept in half precision."""
+        ...
+
+    def pixels(self, images: Sequence[int]) -> Float[Tensor, "b 3 h w"]:
+        """Decode pictures now, preprocessed as the backbone asks for."""
+        ...
+
+
+@runtime_checkable
 class Store(Protocol):
     """Arrays computed once and kept: on disk and memory-mapped in a run, in memory in a test (`NoStore`)."""
 
@@ -94,10 +131,12 @@ class Method(nn.Module):
     `needs` says which inputs of a query it reads (`image`, `text`), `trains` holds name patterns, matched in full,
     of the parameters training changes; `paper` cites. `Options` is the dataclass of its settings: the `method:`
     section of a config is checked against it. `learns_from` names the kind of training source (`captions`,
-    `triplets`, `images`, whose rows are `Images`), empty for a method that is not trained; `wraps` says that it takes
-    another method as `base`. `reads` says what `compose` gets of a reference: its joint features, or its patch tokens
-    "b p v". `fusion` says how several vectors of one query make one score (`Embeddings.fusion`). With `all_reduce` off
-    every process of a training run keeps its own gradients, and the first one's weights are saved.
+    `triplets`, `images`, whose rows are `Images`, `image_triplets`), empty for a method that is not trained; `wraps`
+    says that it takes another method as `base`. `reads` says what `compose` gets of a reference: its joint features, or
+    its patch tokens "b p v". `fusion` says how several vectors of one query make one score (`Embeddings.fusion`).
+    `matches` says that it can score pictures of a ranking again (`match`). With `all_reduce` off every process of a
+    training run keeps its own gradients, and the first one's weights are saved. `settled` is set where the weights come
+    from a checkpoint: they will not change, so what they make of pictures may be kept.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"image", "text"})
@@ -108,7 +147,9 @@ class Method(nn.Module):
     reads: ClassVar[Literal["features", "patches"]] = "features"
     fusion: ClassVar[Literal["max", "product"]] = "max"
     Options: ClassVar[type] = NoOptions
+    matches: bool = False
     all_reduce: bool = True
+    settled: bool = False
 
     def __init__(self, options: Any, backbone: Backbone, base: "Method | None" = None) -> None:
         super().__init__()
@@ -122,8 +163,34 @@ class Method(nn.Module):
         template: Template,
         join: Joiner,
     ) -> Float[Tensor, "b t d"]:
-        """Compose unit query vectors from raw reference features and the queries' texts."""
+        """Compose unit query vectors from raw reference features and the queries' texts.
+
+        Gradients flow unless the caller turned them off: a second stage of training goes through here.
+        """
         raise NotImplementedError
+
+    def image_side(self, backbone: Backbone) -> ImageSide:
+        """Say who encodes the gallery, and references where `reads` is `features`: the frozen backbone by default."""
+        return backbone
+
+    def query_side(self, backbone: Backbone) -> tuple[str, ...]:
+        """Make ready for a second stage that trains the query alone (SPN); returns patterns of what it trains.
+
+        None says that queries are composed with `backbone.text`, which the second stage copies.
+        """
+        return ()
+
+    def match(
+        self,
+        backbone: Backbone,
+        reference: Float[Tensor, "b ..."],
+        queries: Sequence[Query],
+        template: Template,
+        join: Joiner,
+        candidates: Float[Tensor, "b k p v"],
+    ) -> Float[Tensor, "b k"]:
+        """Score the first pictures of every query's ranking again, by their patch tokens; higher is better."""
+        raise InputError(f"{type(self).__name__} cannot score pictures of a ranking again on this backbone")
 
     def prepare(self, backbone: Backbone, source: Any, *, seed: int, draws: int, store: Store) -> Batches:
         """Make a training source ready, once per run; `draws` rows will be asked for in all.
@@ -148,6 +215,10 @@ def averaged(vectors: Float[Tensor, "n d"], owner: Int[Tensor, " n"], queries: i
 class PseudoWordMethod(Method):
     """Textual inversion: the reference becomes pseudo-words inside the prompt; subclasses write `words` only."""
 
+    def __init__(self, options: Any, backbone: Backbone, base: "Method | None" = None) -> None:
+        super().__init__(options, backbone, base)
+        self.matches = self.reads == "features" and isinstance(backbone, Matcher)
+
     def words(self, image: Float[Tensor, "b d"]) -> Float[Tensor, "b s w"]:
         """Map raw image features to pseudo-words in the text tower's word-embedding space."""
         raise NotImplementedError
@@ -156,7 +227,6 @@ class PseudoWordMethod(Method):
         """Choose the text tower queries are encoded with: the frozen one, unless the method brings its own."""
         return backbone.text
 
-    @torch.no_grad()
     def compose(
         self,
         backbone: Backbone,
@@ -166,7 +236,32 @@ class PseudoWordMethod(Method):
         join: Joiner,
     ) -> Float[Tensor, "b t d"]:
         """Render each query's prompts, splice, encode; several prompts per query (two caption orders) are averaged."""
-        pseudo = self.words(reference.mean(dim=1))
+        pseudo = self.words(one_vector(reference))
         rendered = template.render(backbone.tokenizer, [join(q.texts) for q in queries], [q.concept for q in queries])
         vectors = self.tower(backbone).encode(rendered.prompt, pseudo, rendered.owner)
         return averaged(vectors, torch.from_numpy(rendered.owner), len(queries))
+
+    def match(
+        self,
+        backbone: Backbone,
+        reference: Float[Tensor, "b t d"],
+        queries: Sequence[Query],
+        template: Template,
+        join: Joiner,
+        candidates: Float[Tensor, "b k p v"],
+    ) -> Float[Tensor, "b k"]:
+        """Match each query's sentence, pseudo-words in it, with pictures; the mean over its sentences.
+
+        By the backbone's own matching head: a tower that the method trained has no part in it.
+        """
+        if not isinstance(backbone, Matcher):
+            return super().match(backbone, reference, queries, template, join, candidates)
+        pseudo = self.words(one_vector(reference))
+        rendered = template.render(backbone.tokenizer, [join(q.texts) for q in queries], [q.concept for q in queries])
+        kept = candidates.shape[1]
+        rows = np.repeat(np.arange(len(rendered.prompt)), kept)
+        patches = candidates[torch.from_numpy(rendered.owner)].flatten(0, 1)
+        scores = backbone.match(patches, rendered.prompt[rows], pseudo, rendered.owner[rows]).view(-1, kept)
+        owner = torch.from_numpy(rendered.owner).to(scores.device)
+        total = scores.new_zeros(len(queries), kept).index_add(0, owner, scores)
+        return total / torch.bincount(owner, minlength=len(queries))[:, None]

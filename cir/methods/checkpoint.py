@@ -89,6 +89,7 @@ def load(folder: Path, backbone: Backbone) -> Method:
     check_backbone(config["backbone"], backbone, folder)
     method = _build(config, backbone)
     restore(folder, method)
+    method.settled = True
     return method.eval()
 
 

@@ -34,7 +34,8 @@ class Composed:
         return self._queries[asked], self._galleries[shown]
 
     def _features(self, benchmark: Benchmark, kind: retrieval.Kind) -> retrieval.Features:
-        return retrieval.encode(benchmark, self.config, self.backbone, progress=self.progress, kind=kind)
+        side = self.backbone if kind == "patches" else self.method.image_side(self.backbone)
+        return retrieval.encode(benchmark, self.config, side, progress=self.progress, kind=kind)
 
     def _asked(self, benchmark: Benchmark) -> Hashable:
         """Tell queries apart by all that composing reads."""

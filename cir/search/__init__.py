@@ -22,8 +22,9 @@ from cir.search.best import best_of_all, best_within
 from cir.search.columns import Banned, columns, positions, refuse_excluded
 from cir.search.ranks import ranks_by_counting, ranks_by_sorting, ranks_within
 from cir.search.scores import tolerance
+from cir.search.second import moved, reorder, restricted
 
-__all__ = ["MANY", "search", "target_ranks", "tolerance"]
+__all__ = ["MANY", "moved", "reorder", "restricted", "search", "target_ranks", "tolerance"]
 
 MANY = 12
 """Targets per query, on average, from which sorting a row of the gallery costs less than going through it for each."""
