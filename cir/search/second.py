@@ -25,7 +25,7 @@ def reorder(ranking: Ranking, scores: Float32[np.ndarray, "q r"]) -> tuple[Ranki
     kept = scores.shape[1]
     if scores.shape[0] != len(ranking.order) or kept > ranking.order.shape[1]:
         raise InputError(
-            f"rerank: scores {scores.shape} for rankings {ranking.order.shape}; rerank.top is at most that"
+            f"rerank: scores {scores.shape} for rankings {ranking.order.shape}; expected no more columns"
         )
     head = ranking.order[:, :kept]
     filled = head >= 0
