@@ -1,4 +1,4 @@
-"""Retrieval for a method that reads patch tokens: the references' alone are encoded, once, and nothing else changes."""
+"""Retrieval for methods that read patch tokens, have an image side of their own, or look at what was found again."""
 
 import json
 
@@ -10,8 +10,10 @@ from PIL import Image
 from cir import config as configs
 from cir import runs
 from cir.backbones.cache import FeatureCache
+from cir.errors import InputError
+from cir.methods.baselines import Sum
 from cir.prompts import JOINERS, Template
-from cir.retrieval import compose, encode, load_benchmark, run_search
+from cir.retrieval import compose, embed, encode, load_benchmark, run_search
 
 TEXTS = ["is blue", "has two dogs", "is more red", "with shorter sleeves"]
 
@@ -97,3 +99,71 @@ def test_a_search_from_the_cache_equals_one_without_any(config, tiny_backbone, m
     for other in (cached, without):
         assert np.array_equal(fresh.ranking.order, other.ranking.order)
         assert np.array_equal(fresh.ranking.scores, other.ranking.scores)
+
+
+class Looking(Sum):
+    """The sum, which can look again: at the class token's first number, more of it is better, for odd texts less."""
+
+    matches = True
+
+    def match(self, backbone, reference, queries, template, join, candidates):
+        odd = torch.tensor([len(query.texts[0]) % 2 for query in queries], dtype=torch.bool)
+        first = candidates[:, :, 0, 0].sigmoid()
+        return torch.where(odd[:, None], 1 - first, first)
+
+
+class Bright(Sum):
+    """The sum, with an image side of its own: its vectors turned by a matrix."""
+
+    def image_side(self, backbone):
+        return Turned(backbone, f"{backbone.fingerprint}-turned" if self.settled else "")
+
+
+class Turned:
+    def __init__(self, backbone, fingerprint):
+        self.backbone, self.fingerprint = backbone, fingerprint
+
+    def __getattr__(self, name):
+        return getattr(self.backbone, name)
+
+    def encode_images(self, pixels):
+        return self.backbone.encode_images(pixels).flip(-1)
+
+
+def test_a_second_look_orders_the_first_images_by_its_scores_and_ranks_follow(config, tiny_backbone):
+    config.rerank.top = 5
+    benchmark = load_benchmark(config, "world/circo/val")
+    method = Looking(Sum.Options(), tiny_backbone)
+    plain = run_search(benchmark, config, tiny_backbone, method, progress=False)
+    found = run_search(benchmark, config, tiny_backbone, method, reranker=method, progress=False)
+    patches = encode(benchmark, config, tiny_backbone, progress=False, kind="patches", of=benchmark.gallery)
+    for row, query in enumerate(benchmark.queries):
+        value = dict(zip(benchmark.gallery, patches.arrays[0][:, 0, 0], strict=True))
+        sign = 1 if len(query.texts[0]) % 2 else -1
+        listed = plain.ranking.row(row)
+        expected = sorted(listed[:5], key=lambda name: sign * value[name]) + listed[5:]
+        assert found.ranking.row(row) == expected
+        assert found.ranks.ranks[row].tolist() == [expected.index(query.targets[0]) + 1]
+    assert any("first 5 images" in note for note in benchmark.notes)
+    assert plain.ranking.row(0) != found.ranking.row(0)
+
+
+def test_a_method_that_cannot_look_again_is_refused(config, tiny_backbone):
+    config.rerank.top = 5
+    benchmark, method = load_benchmark(config, "world/circo/val"), Sum(Sum.Options(), tiny_backbone)
+    with pytest.raises(InputError, match=r"rerank\.method"):
+        run_search(benchmark, config, tiny_backbone, method, reranker=method, progress=False)
+
+
+def test_an_image_side_of_ones_own_encodes_gallery_and_references(config, tiny_backbone, tmp_path):
+    benchmark = load_benchmark(config, "world/circo/val")
+    method = Bright(Sum.Options(weight=0.0), tiny_backbone)
+    for settled, kept in ((False, 0), (True, 1)):
+        method.settled = settled
+        queries, gallery = embed(benchmark, config, tiny_backbone, method, progress=False)
+        own = encode(benchmark, config, tiny_backbone, cache=FeatureCache(tmp_path / "frozen"), progress=False)
+        turned = own.arrays[0][..., ::-1] / np.linalg.norm(own.arrays[0], axis=-1, keepdims=True)
+        np.testing.assert_allclose(gallery.vectors, turned, atol=1e-6)
+        place = benchmark.gallery.index(benchmark.queries[0].reference)
+        np.testing.assert_allclose(queries.vectors[0], gallery.vectors[place], atol=1e-6)
+        assert len(list((tmp_path / "cache").glob("*"))) == kept  # nothing is kept of weights in training
