@@ -3,9 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LAVIS := .venv-lavis
+# the first that runs: pyenv leaves a python3.10 on the path that may not
+LAVIS_PYTHON ?= $(shell for python in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
+	$$python -c "" 2>/dev/null && echo $$python && break; done)
+LAVIS_OUT := out/lavis
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format golden speed world ablations clean
+.PHONY: help demo test test-lavis lint types format golden speed world ablations clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -21,6 +26,18 @@ demo: $(STAMP)  ## train an adapter on the bundled world, evaluate it, draw the 
 
 test: $(STAMP)  ## run all tests
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2
+
+$(LAVIS)/.installed: requirements-lavis.txt
+	@test -n "$(LAVIS_PYTHON)" || { echo "LAVIS needs Python 3.10: make test-lavis LAVIS_PYTHON=/path/to/python3.10"; exit 2; }
+	test -x $(LAVIS)/bin/python || $(LAVIS_PYTHON) -m venv $(LAVIS)
+	$(LAVIS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lavis.txt
+	touch $@
+
+test-lavis: $(STAMP) $(LAVIS)/.installed  ## build LAVIS's own environment (5 GB), compare a small BLIP-2 of LAVIS with ours
+	rm -rf $(LAVIS_OUT)
+	$(RUN)/python experiments/lavis/prepare.py $(LAVIS_OUT)
+	$(LAVIS)/bin/python experiments/lavis/small.py $(LAVIS_OUT)
+	$(RUN)/python experiments/lavis/compare.py $(LAVIS_OUT)
 
 lint: $(STAMP)  ## check style and formatting
 	$(RUN)/ruff check .

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cir import hub, runs
-from cir.backbones.base import Backbone
+from cir.backbones.base import Backbone, ImageSide, one_vector
 from cir.errors import InputError, nearest
-from cir.methods import Method, PseudoWordMethod, checkpoint, token_table
+from cir.methods import METHODS, Method, PseudoWordMethod, checkpoint, token_table
 from cir.methods.base import averaged
 from cir.pretrained import Pretrained
 from cir.prompts import Joiner
@@ -31,8 +31,10 @@ class Adapter(Pretrained):
     """
 
     def _open(self) -> None:
-        """Read the projector; a wrapper's own tower waits for its backbone."""
-        self._projector = checkpoint.projector(self.folder, self.device)
+        """Read the projector, where there is one; what copies a part of the backbone waits for it."""
+        inner = checkpoint.innermost(self.described)
+        needs_none = issubclass(METHODS.get(inner["method"], Method), PseudoWordMethod)
+        self._projector = checkpoint.projector(self.folder, self.device) if needs_none else None
         self._method = None if self.described.get("base") else self._projector
 
     @staticmethod
@@ -48,10 +50,14 @@ class Adapter(Pretrained):
         return self._method
 
     @torch.no_grad()
-    def words(self, image_features: Float[Tensor, "b d"]) -> Float[Tensor, "b s w"]:
-        """Map raw (not normalised) image features to pseudo-words; needs no backbone. On the features' device."""
+    def words(self, image_features: Float[Tensor, "b ..."]) -> Float[Tensor, "b s w"]:
+        """Map raw (not normalised) image features, "b d" or "b t d", to pseudo-words; needs no backbone.
+
+        On the features' device.
+        """
+        image_features = one_vector(image_features) if image_features.ndim == 3 else image_features
         if not isinstance(self._projector, PseudoWordMethod):
-            raise InputError(f"{self.described['method']}: its pseudo-words depend on the text as well; use compose")
+            raise InputError(f"{self.described['method']}: no pseudo-words of images alone; use compose")
         width = self.described["backbone"]["width"]
         if image_features.shape[1] != width:
             raise InputError(f"words: features of width {image_features.shape[1]}, this adapter reads width {width}")
@@ -72,15 +78,20 @@ class Adapter(Pretrained):
         """
         if len(texts) != len(image_features):
             raise InputError(f"compose: {len(image_features)} references but {len(texts)} texts; expected one per row")
-        if (self.method.reads == "patches") != (image_features.ndim == 3):
-            wanted = "patch tokens, b p v" if self.method.reads == "patches" else "features, b d"
+        backbone, patches = self.backbone, self.method.reads == "patches"
+        several = image_features.ndim == 3 and image_features.shape[1] == backbone.vectors > 1
+        if image_features.ndim != 3 if patches else not (several or image_features.ndim == 2):
+            wanted = "patch tokens, b p v" if patches else "features, b d" + ", or b t d" * (backbone.vectors > 1)
             raise InputError(f"compose: {self.described['method']} reads {wanted}, got {tuple(image_features.shape)}")
-        backbone = self.backbone
         given = image_features.to(backbone.device, torch.float32)
         given = given if given.ndim == 3 else given[:, None]
         queries = [Query(str(row), "", _several(text)) for row, text in enumerate(texts)]
         vectors = self.method.compose(backbone, given, queries, self._template(template), self._joiner(join))
         return vectors[:, 0].float().to(image_features.device)
+
+    def _images(self) -> ImageSide:
+        """Encode pictures as the method's gallery is encoded."""
+        return self.method.image_side(self.backbone)
 
     def _save(self, folder: Path) -> None:
         """Write the file's weights, those in memory laid over them."""
@@ -89,7 +100,7 @@ class Adapter(Pretrained):
         prefix, inner = "", described
         while self._method is None and inner.get("base"):
             prefix, inner = f"{prefix}base.", inner["base"]
-        current = (self._method or self._projector).state_dict()
+        current = (self._method or self._projector or self.method).state_dict()
         tensors |= {prefix + name: tensor for name, tensor in current.items()}
         recipe: dict[str, Any] = {key: described[key] for key in ("method", "options", "base") if key in described}
         checkpoint.write(folder, tensors, recipe, described["backbone"], described.get("details"))

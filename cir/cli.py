@@ -119,6 +119,18 @@ def score(
     main(benchmark, data, queries, gallery, json, rule, allow_missing)
 
 
+@command(app, "export", "cir export runs/clip_finetune_world/seed-0 checkpoints/tiny-clip-cirr")
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint or run folder of clip_finetune, or the run's YAML.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    backbone: Annotated[str, typer.Option(help="Where the backbone it was trained on lies, if elsewhere now.")] = "",
+) -> None:
+    """Write a fine-tuned CLIP as a Hugging Face folder, for every other method and for plain transformers."""
+    from cir.commands.export import main
+
+    main(checkpoint, out, backbone)
+
+
 @command(
     app,
     "submit",
@@ -161,21 +173,33 @@ def submit(
     "import",
     "cir import auto SEARLE_ViT-B32.pt --out checkpoints/searle-b32",
     "cir import rtd text_encoder_best.pt --base checkpoints/lincir-l14 --out checkpoints/rtd-l14",
+    "cir import clip4cir tuned_clip_best.pt --out checkpoints/clip4cir-rn50x4",
+    "cir import lavis blip2_pretrained.pth --vision eva_vit_g.pth --out checkpoints/blip2-g",
+    "cir import sprc sprc_cirr.pt --out checkpoints/sprc-cirr",
 )
 def import_(
     format: Annotated[
-        str, typer.Argument(help="auto, searle, lincir, phi, pic2word, context-i2w, rtd, oti or phrases.")
+        str,
+        typer.Argument(
+            help="auto, searle, lincir, phi, pic2word, context-i2w, rtd, clip4cir, clip, lavis, sprc, spn, oti, phrases"
+        ),
     ],
     file: Annotated[Path, typer.Argument(help="The published file; for oti, the folder.")],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     backbone: Annotated[str, typer.Option(help="Hub id or folder of the encoders, where it cannot be told.")] = "",
     preprocess: Annotated[str, typer.Option(help="clip or targetpad; default: what the authors used.")] = "",
     base: Annotated[Path | None, typer.Option(help="For rtd: folder of the projector the tower goes with.")] = None,
+    tokenizer: Annotated[
+        str, typer.Option(help="For encoders: folder or hub id of their tokenizer; default: OpenAI's, or BERT's.")
+    ] = "",
+    vision: Annotated[
+        Path | None, typer.Option(help="For lavis: file of the vision tower, where FILE holds none.")
+    ] = None,
 ) -> None:
     """Import a published checkpoint, without running anything in it; `cir.load` and `cir evaluate` take the result."""
     from cir.commands.import_ import main
 
-    main(format, file, out, backbone, preprocess, base)
+    main(format, file, out, backbone, preprocess, base, tokenizer, vision)
 
 
 @command(

@@ -104,7 +104,11 @@ class TrainConfig:
     eps: float = 1e-8
     schedule: str = "constant"
     warmup: int = 0
-    """Steps of linear warm-up."""
+    """Steps over which the rate rises."""
+    schedule_steps: int = 0
+    """Steps the schedule is made for where a run ends before it does, 0 for the run's own."""
+    div: float = 25.0
+    """By what `onecycle` divides the rate it begins with."""
     precision: str = "float32"
     clip_norm: float = 0.0
     """Gradient norm above which gradients are scaled down, 0 for never."""
@@ -143,7 +147,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.fashioniq_gallery": ("original", "val-union"),
     "prompt.overflow": ("error", "cut"),
     "train.precision": ("float32", "bfloat16", "float16"),
-    "train.schedule": ("constant", "linear", "cosine"),
+    "train.schedule": ("constant", "linear", "cosine", "onecycle"),
 }
 LEAST: dict[str, float] = {
     "train.steps": 0,
@@ -151,6 +155,7 @@ LEAST: dict[str, float] = {
     "train.accumulate": 1,
     "train.lr": 0,
     "train.warmup": 0,
+    "train.schedule_steps": 0,
     "train.limit": 0,
     "train.allow_bad": 0,
     "train.workers": 0,
@@ -172,7 +177,13 @@ NOT_NUMBERS = (
     "train.workers",
 )
 """Keys that change where or how fast a run goes, not its numbers; the data has a fingerprint of its own."""
-LATER: dict[str, Any] = {"prompt.templates": {}, "data.protocols": {}, "rerank": {"top": 0, "method": ""}}
+LATER: dict[str, Any] = {
+    "prompt.templates": {},
+    "data.protocols": {},
+    "rerank": {"top": 0, "method": ""},
+    "train.schedule_steps": 0,
+    "train.div": 25.0,
+}
 """Keys that came after records had been written, with the value that says nothing: fingerprints leave them out then."""
 
 
@@ -221,6 +232,7 @@ def smoke(config: RunConfig) -> RunConfig:
     small.train.batch = min(config.train.batch, 8)
     small.train.accumulate = 1
     small.train.warmup = min(config.train.warmup, 1)
+    small.train.schedule_steps = 0
     small.train.log_every = small.train.save_every = 2
     small.train.evaluate_every = 0
     small.train.select = "last"

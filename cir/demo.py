@@ -50,7 +50,7 @@ def run(out: Path, seed: int = 0, smoke: bool = False) -> None:
     """Do everything `make demo` promises; `out` receives checkpoints, records, tables and the report."""
     started = time.perf_counter()
     world = out / "world" if smoke else HOME / "datasets" / "world"
-    commands.build(world, seed=0, size="small" if smoke else "full")
+    commands.build(world, seed=0, size="small" if smoke else "full", train=False)
     settings = {name: _config(name, out, world, seed, smoke) for name in TRAINED}
     backbone = runs.load_backbone(settings["lincir"])
     _encode(settings["lincir"], backbone)

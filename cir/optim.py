@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from cir.errors import InputError, nearest
 
-SCHEDULES = ("constant", "linear", "cosine")
+SCHEDULES = ("constant", "linear", "cosine", "onecycle")
+BETA_HIGH, BETA_LOW = 0.95, 0.85
+"""Between which torch's OneCycleLR moves Adam's first beta unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +77,50 @@ def adamw(
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=eps, fused=True)
 
 
-def rate(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
+def rate(schedule: str, step: int, steps: int, warmup: int = 0, div: float = 25.0) -> float:
     """Say by which factor the learning rate is scaled at a step (from 0), a pure function: nothing to save.
 
     The factor rises over `warmup` steps, (step + 1) / warmup, then stays (`constant`), or falls to 0 at `steps`
-    along a line (`linear`) or half a cosine (`cosine`, SGDR, arXiv:1608.03983).
+    along a line (`linear`) or half a cosine (`cosine`, SGDR, arXiv:1608.03983). `onecycle` is torch's OneCycleLR
+    (arXiv:1708.07120): half a cosine from 1 / `div` to 1 over the warm-up, another one down to 1 / (10,000 `div`).
+    A run may have fewer steps than its schedule, and then ends before the rate does.
 
     >>> [rate("linear", step, steps=4, warmup=2) for step in range(4)]
     [0.5, 1.0, 1.0, 0.5]
     """
     if schedule not in SCHEDULES:
         raise InputError(f"schedule {schedule!r} is unknown; {nearest(schedule, SCHEDULES)}")
+    if div <= 0:
+        raise InputError(f"train.div: expected a number above 0, got {div}")
+    if schedule == "onecycle":
+        low, high = (1 / div, 1.0) if _rises(step, warmup) else (1e-4 / div, 1.0)
+        return low + (high - low) * _cycle(step, steps, warmup)
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
     return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[schedule]
+
+
+def first_beta(schedule: str, step: int, steps: int, warmup: int, beta: float) -> float:
+    """Say Adam's first beta at a step: as it is given, but under `onecycle`, which lowers it while the rate is high.
+
+    >>> [round(first_beta("onecycle", step, 5, 2, 0.9), 3) for step in range(5)]
+    [0.95, 0.85, 0.875, 0.925, 0.95]
+    """
+    if schedule != "onecycle":
+        return beta
+    return BETA_HIGH - (BETA_HIGH - BETA_LOW) * _cycle(step, steps, warmup)
+
+
+def _rises(step: int, warmup: int) -> bool:
+    return step < warmup - 1
+
+
+def _cycle(step: int, steps: int, warmup: int) -> float:
+    """Say how far up the cycle a step is: half a cosine from 0 to 1 at the warm-up's last step, another to the end."""
+    top = max(warmup - 1, 0)
+    done = 1 - step / top if _rises(step, warmup) else min(1.0, (step - top) / max(1, steps - 1 - top))
+    return (1 + math.cos(math.pi * done)) / 2
 
 
 class Average:

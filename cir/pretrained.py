@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cir import config as configs
 from cir import hub, prompts, runs
-from cir.backbones.base import Backbone
+from cir.backbones.base import Backbone, ImageSide
 from cir.backbones.weights import pick_device
 from cir.config import RunConfig
 from cir.data.images import open_image
@@ -82,18 +82,23 @@ class Pretrained:
     ) -> Tensor:
         """Encode files or pictures with the recorded preprocessing: raw features "b d", or patch tokens "b p v".
 
-        `features` are what `words` and `compose` read, and what a gallery is made of once normalised; `patches` are
-        what `compose` of a method that reads them takes.
+        `features` are what `words` and `compose` read, and what a gallery is made of once normalised: "b t d" on a
+        backbone with several vectors per image (BLIP-2). `patches` are what methods that read them `compose` from.
         """
-        backbone = self.backbone
-        encode = backbone.encode_patches if kind == "patches" else lambda pixels: backbone.encode_images(pixels).mean(1)
+        side = self._images()
+        encode = side.encode_patches if kind == "patches" else side.encode_images
         found = []
         for start in range(0, len(images), batch):
-            pixels = [backbone.preprocess(_opened(image)) for image in images[start : start + batch]]
+            pixels = [side.preprocess(_opened(image)) for image in images[start : start + batch]]
             found.append(encode(torch.stack(pixels)))
         if not found:
             raise InputError("encode_images: no images given")
-        return torch.cat(found)
+        vectors = torch.cat(found)
+        return vectors[:, 0] if kind == "features" and side.vectors == 1 else vectors
+
+    def _images(self) -> ImageSide:
+        """Say who encodes pictures."""
+        return self.backbone
 
     def _template(self, template: str | None) -> Template:
         return Template(template or self.config.prompt.template, self.config.prompt.overflow)  # type: ignore[arg-type]

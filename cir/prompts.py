@@ -290,3 +290,25 @@ def first(texts: Sequence[str]) -> list[str]:
 def second(texts: Sequence[str]) -> list[str]:
     """Take the second text only, as stored."""
     return [texts[1]]
+
+
+def training_text(texts: Sequence[str], draw: float) -> str:
+    """Make one text of a training triplet's: several (FashionIQ) as CLIP4Cir draws them, a single one (CIRR) as stored.
+
+    Equally often all texts joined with "and" as stored, all in reverse order, and each text alone; each is stripped and
+    the first one used is capitalised and else lower-cased. Of two captions that is the four-way choice of CLIP4Cir's
+    training (its code; SPRC and SPN4CIR train with the same), whose validation is `capital_first`. An empty caption
+    that is drawn alone stays empty. `draw` in [0, 1) chooses: one number per row of the global batch, drawn on the CPU
+    from a `cir.randomness.StepRandom`, makes the choice the same after a resume and on any number of processes.
+
+    >>> [training_text(["Is Red.", "has a hood"], draw) for draw in (0.0, 0.25, 0.5, 0.75)]
+    ['Is red and has a hood', 'Has a hood and Is Red', 'Is red', 'Has a hood']
+    """
+    if not texts:
+        raise InputError("a training triplet has no text; expected at least one")
+    if len(texts) == 1:
+        return texts[0]
+    parts = _stripped(texts)
+    choices = [parts, parts[::-1], *([part] for part in parts)]
+    first, *rest = choices[min(int(draw * len(choices)), len(choices) - 1)]
+    return " and ".join([first.capitalize(), *rest])

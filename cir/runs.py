@@ -19,6 +19,7 @@ from cir import config as configs
 from cir import evaluate as evaluation
 from cir.backbones.base import Backbone
 from cir.backbones.encoded import EncodedImages
+from cir.backbones.encoded_triplets import EncodedTriplets
 from cir.backbones.kept import KeptRows
 from cir.backbones.store import FeatureCache
 from cir.config import RunConfig
@@ -58,8 +59,18 @@ def load_backbone(config: RunConfig) -> Backbone:
 def build(config: RunConfig, backbone: Backbone) -> Method:
     """Build the configured method, untrained; a wrapper's base is loaded from the run that trained it."""
     options = {key: value for key, value in config.method.items() if key != "name"}
-    base = load_trained(find_checkpoint(Path(config.base)), backbone)[0] if config.base else None
+    base = _base(Path(config.base), backbone) if config.base else None
     return methods.build(config.method["name"], options, backbone, base, seed=config.seed)
+
+
+def _base(path: Path, backbone: Backbone) -> Method:
+    """Load what a wrapper wraps from the run that trained it; what needs no training is built as its YAML says."""
+    if path.suffix in (".yaml", ".yml"):
+        wrapped = configs.load(path)
+        kind = methods.METHODS.get(wrapped.method["name"])
+        if kind is not None and not kind.learns_from:
+            return build(wrapped, backbone)
+    return load_trained(find_checkpoint(path), backbone)[0]
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -283,9 +294,14 @@ def _source(config: RunConfig, method: Method, backbone: Backbone) -> Any:
         allow_bad=settings.allow_bad,
         keep=cache / "sources",
         progress=first_process(),
+        root=config.data.root,
+        roots=config.data.roots,
+        allow_missing=config.data.allow_missing,
     )
     if found.bad and first_process():
         logger.warning("%s", source.left_out(settings.source, found))
+    if method.learns_from == "image_triplets":
+        return EncodedTriplets(backbone, found, FeatureCache(cache))
     if method.learns_from != "images":
         return found
     return EncodedImages(backbone, found, FeatureCache(cache))

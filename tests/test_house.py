@@ -17,7 +17,7 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = ("demo", "test", "lint", "types", "format", "golden", "speed", "world", "ablations", "help")
+TARGETS = ("demo", "test", "lint", "types", "format", "golden", "speed", "world", "ablations", "test-lavis", "help")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "datasets").glob("*.md")])
 LARGEST = 15 * 2**20
 REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:==([^\s;]+))?")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cir.errors import InputError
-from cir.optim import Average, adamw, counts, rate, trainables
+from cir.optim import Average, adamw, counts, first_beta, rate, trainables
 
 
 class Model(nn.Module):
@@ -70,6 +70,33 @@ def test_schedules_by_hand():
     assert [rate("cosine", s, 8, warmup=4) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
     with pytest.raises(InputError, match="did you mean 'cosine'"):
         rate("cosin", 0, 1)
+
+
+@pytest.mark.parametrize(("steps", "warmup", "div"), [(100, 20, 25.0), (40, 2, 100.0), (30, 15, 10.0)])
+def test_onecycle_equals_torchs(steps, warmup, div):
+    """Rate and first beta, over the whole schedule; a run may stop before its end."""
+    from torch.optim.lr_scheduler import OneCycleLR
+
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], betas=(0.9, 0.98))
+    theirs = OneCycleLR(optimizer, max_lr=2e-5, total_steps=steps, pct_start=warmup / steps, div_factor=div)
+    for step in range(steps):
+        group = optimizer.param_groups[0]
+        assert 2e-5 * rate("onecycle", step, steps, warmup, div) == pytest.approx(group["lr"], rel=1e-9)
+        assert first_beta("onecycle", step, steps, warmup, 0.9) == pytest.approx(group["betas"][0], rel=1e-9)
+        optimizer.step()
+        if step < steps - 1:
+            theirs.step()
+    assert (
+        rate("onecycle", warmup - 1, steps, warmup, div) == 1.0 and rate("onecycle", 0, steps, warmup, div) == 1 / div
+    )
+
+
+def test_onecycle_without_warmup_and_other_schedules_beta():
+    assert rate("onecycle", 0, 10) == rate("onecycle", 0, 10, 1) == 1.0
+    assert rate("onecycle", 9, 10) == pytest.approx(1e-4 / 25)
+    with pytest.raises(InputError, match=r"train\.div: expected a number above 0, got 0"):
+        rate("onecycle", 0, 10, div=0.0)
+    assert {first_beta(name, 3, 10, 2, 0.9) for name in ("constant", "linear", "cosine")} == {0.9}
 
 
 def test_the_average_equals_the_recursion_and_leaves_the_weights():

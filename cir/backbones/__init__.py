@@ -8,7 +8,9 @@ from cir.errors import InputError, nearest
 __all__ = ["BACKBONES", "Backbone", "TextTower", "load", "splice"]
 
 BACKBONES: dict[str, str] = {
+    "blip-2": "cir.backbones.blip2:Blip2Backbone",
     "clip": "cir.backbones.clip:ClipBackbone",
+    "clip_resnet": "cir.backbones.resnet:ResNetBackbone",
     "siglip": "cir.backbones.siglip:SiglipBackbone",
 }
 """`model_type` of a checkpoint's config.json: the class that runs it, imported when asked for (seconds of CPU)."""
@@ -29,9 +31,9 @@ def load(
     where there is one), `cpu`, `cuda`, `cuda:1`; `dtype` what the towers compute in: `float32`, `bfloat16`, `float16`
     (CUDA only); outputs are float32 whatever it is. `preprocess` is `clip` (as the weights ask for), `targetpad`,
     `squarepad`, or a `-fast` twin of these (`cir.backbones.preprocess`), `text_tower` a name in
-    `cir.backbones.text.TEXT_TOWERS` or `auto` (`packed` for CLIP, `whole` for SigLIP), `attention` `sdpa` or `eager`,
-    how Hugging Face's modules attend (packed towers do it themselves). Raises InputError, in one line, for names, files
-    or values that do not exist.
+    `cir.backbones.text.TEXT_TOWERS` or `auto` (`packed` for CLIP, the only one there is for SigLIP and BLIP-2),
+    `attention` `sdpa` or `eager`, how Hugging Face's modules attend (packed towers do it themselves). Raises
+    InputError, in one line, for names, files or values that do not exist.
     """
     from cir.backbones import weights
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from cir.backbones import weights
 from cir.backbones.base import TextTower
@@ -16,6 +16,39 @@ from cir.backbones.text import TEXT_TOWERS
 from cir.backbones.tokens import load_tokenizer
 from cir.errors import InputError, nearest
 from cir.schema import Prompt
+
+
+class VisionTower(nn.Module):
+    """A vision tower that can be deep-copied and trained (CLIP4Cir trains one): pixels in, raw vectors out.
+
+    Pixels are of the tower's own dtype; gradients flow unless the caller turned them off. Its parameters have the names
+    they have in the checkpoint's own file.
+    """
+
+    def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
+        """Encode pixels into the joint space; not normalised."""
+        raise NotImplementedError
+
+    def patches(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p v"]:
+        """Encode pixels into the last block's tokens before the final norm (`Backbone.encode_patches`)."""
+        raise NotImplementedError
+
+
+class ClipVision(VisionTower):
+    """CLIP's vision tower with its projection, by Hugging Face's names."""
+
+    def __init__(self, vision_model: Any, visual_projection: nn.Linear) -> None:
+        super().__init__()
+        self.vision_model = vision_model
+        self.visual_projection = visual_projection
+
+    def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
+        """Project the class token behind the final norm."""
+        return self.visual_projection(self.vision_model(pixel_values=pixels).pooler_output)[:, None]
+
+    def patches(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p v"]:
+        """Return the last block's tokens before the final norm, class token first."""
+        return self.vision_model(pixel_values=pixels).last_hidden_state
 
 
 class ClipBackbone:
@@ -48,6 +81,7 @@ class ClipBackbone:
         model = self._load(folder, dtype, attention).to(device).eval().requires_grad_(False)
         self._model = model
         self._check_size(folder)
+        self.vision = self._vision().eval()
         self.text = self._tower(text_tower).eval()
         self.tokenizer = load_tokenizer(folder, self._context(), self.fixed_length)
         if not 0 <= self.tokenizer.end < model.config.text_config.vocab_size:
@@ -65,6 +99,10 @@ class ClipBackbone:
         from transformers import CLIPModel
 
         return read_model(CLIPModel, folder, dtype, attention)
+
+    def _vision(self) -> VisionTower:
+        """Build the vision tower around the loaded weights."""
+        return ClipVision(self._model.vision_model, self._model.visual_projection)
 
     def _tower(self, text_tower: str) -> TextTower:
         """Build the named text tower around the loaded weights."""
@@ -98,13 +136,13 @@ class ClipBackbone:
     def encode_images(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
         """Encode pixels, without gradient: raw float32 features on the backbone's device."""
         pixels = pixels.to(self.device, self.dtype, non_blocking=True)
-        return self._model.get_image_features(pixel_values=pixels).pooler_output.float()[:, None]
+        return self.vision(pixels).float()
 
     @torch.no_grad()
     def encode_patches(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p v"]:
         """Encode pixels into the last block's tokens before the final norm: float32, on the backbone's device."""
         pixels = pixels.to(self.device, self.dtype, non_blocking=True)
-        return self._model.vision_model(pixel_values=pixels).last_hidden_state.float()
+        return self.vision.patches(pixels).float()
 
     @torch.no_grad()
     def encode_text(

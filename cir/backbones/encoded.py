@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32
 from PIL import Image
 from torch import Tensor
 
-from cir.backbones.base import Backbone
+from cir.backbones.base import Backbone, one_vector
 from cir.backbones.cache import UNREADABLE, CacheKey, Counters, FeatureCache, _encode, input_size
 from cir.backbones.crops import ATTEMPTS, crop
 from cir.errors import InputError
@@ -93,9 +93,9 @@ class EncodedImages:
         return self.pictures.text(row)
 
     def features(self, rows: Sequence[int]) -> Float32[Tensor, "b d"]:
-        """Return raw features of the plain pictures on the backbone's device, averaged over an image's vectors."""
+        """Return raw features of the plain pictures on the backbone's device, one per image (`one_vector`)."""
         chosen = np.asarray(self._table()[np.asarray(rows, dtype=np.int64)], dtype=np.float32)
-        return torch.from_numpy(chosen).to(self.backbone.device).mean(dim=1)
+        return one_vector(torch.from_numpy(chosen).to(self.backbone.device))
 
     def augmented(self, rows: Sequence[int], random: StepRandom) -> Float32[Tensor, "b d"]:
         """Return raw features of random crops (`cir.backbones.crops`), drawn per row of the step."""
@@ -108,7 +108,7 @@ class EncodedImages:
             image = crop(self._decoded(rows[place]), self._size, drawn[place])
             return self.backbone.preprocess(image)  # of the right size already: only the normalisation is left
 
-        return self._encoded(pixels, len(rows), self.backbone.encode_images).mean(dim=1)
+        return one_vector(self._encoded(pixels, len(rows), self.backbone.encode_images))
 
     def patches(self, rows: Sequence[int]) -> Float32[Tensor, "b p v"]:
         """Return the last block's tokens before the final norm, class token first, of the plain pictures."""

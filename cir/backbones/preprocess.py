@@ -1,9 +1,11 @@
 """From a picture to pixels, with Pillow alone: named, fingerprinted, bit for bit what `CLIPImageProcessorPil` gives.
 
-`clip` does what the weights' preprocessor_config.json says (CLIP: short side to n, bicubic, centre crop; SigLIP:
-squashed to n x n). `targetpad` first pads pictures whose long side is 1.25 times the short one or more, `squarepad`
-all that are not square (CLIP4Cir, arXiv:2308.11485; SEARLE's checkpoints expect targetpad). A method's numbers belong
-to its preprocessing, so `Preprocess.id` is part of every feature cache key.
+`clip` does what the weights' preprocessor_config.json says (CLIP: short side to n, bicubic, centre crop; SigLIP and
+BLIP-2: squashed to n x n). `targetpad` first pads pictures whose long side is 1.25 times the short one or more,
+`squarepad` all that are not square (CLIP4Cir, arXiv:2308.11485; SEARLE's checkpoints expect targetpad). What is padded
+goes on as with `clip`, but for BLIP-2: there the short side becomes n and the centre is cropped, as in SPRC and all
+others who train BLIP and BLIP-2 on padded pictures. A method's numbers belong to its preprocessing, so
+`Preprocess.id` is part of every feature cache key.
 
 Each has a `-fast` twin that resizes with torch instead of Pillow, in integers of 16 bits instead of 32: about 0.4 % of
 the grey levels of a photo differ, by one or two. Torch resizes the width first; Pillow 13 takes the height first where
@@ -175,19 +177,25 @@ def from_folder(folder: Path, name: str) -> Preprocess:
 
 def _from_config(config: dict[str, Any], name: str, path: Path) -> Preprocess:
     """Read the keys of an image processor's config; absent switches are on except the crop, as in transformers."""
-    clip = "siglip" not in str(config.get("image_processor_type", config.get("feature_extractor_type", ""))).lower()
+    kind = str(config.get("image_processor_type", config.get("feature_extractor_type", ""))).lower()
+    blip = kind.startswith("blip")
+    clip = not blip and "siglip" not in kind
     if not config.get("do_rescale", True) or not config.get("do_normalize", True):
         raise InputError(f"{path}: do_rescale or do_normalize is false; only normalised pixels are supported")
     mean, std = config.get("image_mean"), config.get("image_std")
     if not isinstance(mean, list) or not isinstance(std, list) or len(mean) != 3 or len(std) != 3:
         raise InputError(f"{path}: expected image_mean and image_std with three numbers each")
-    crop = config.get("crop_size") if config.get("do_center_crop", clip) else None
+    cropped = config.get("crop_size") if config.get("do_center_crop", clip) else None
+    crop = None if cropped is None else _pair(cropped, path)
     size = config.get("size") if config.get("do_resize", True) else None
+    resize = None if size is None else _size(size, path, square=not clip)
+    if blip and PADDING[name.removesuffix(FAST)] != "none" and isinstance(resize, tuple):
+        crop, resize = resize, min(resize)
     return Preprocess(
         name=name,
-        resize=None if size is None else _size(size, path, square=not clip),
+        resize=resize,
         resample=int(config.get("resample", Image.Resampling.BICUBIC)),
-        crop=None if crop is None else _pair(crop, path),
+        crop=crop,
         scale=float(config.get("rescale_factor", 1 / 255)),
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),

@@ -159,12 +159,14 @@ def triplets(
     "cir data source captions.jsonl",
     "cir data source 'cc3m/{00000..00331}.tar' --kind images",
     "cir data source train.tsv --kind images --images cc_data",
+    "cir data source cirr/train --kind image_triplets --root /data",
 )
 def source(
     path: Annotated[
-        str, typer.Argument(help="A file, a folder, shards, or hf:NAME; docs/training-data.md lists them.")
+        str, typer.Argument(help="A file, a folder, shards, hf:NAME or a split; docs/training-data.md lists them.")
     ],
-    kind: Annotated[str, typer.Option(help="captions, images or triplets.")] = "captions",
+    kind: Annotated[str, typer.Option(help="captions, images, triplets or image_triplets.")] = "captions",
+    root: Root = Path("datasets"),
     images: Annotated[str, typer.Option(help="Folder that a table's image paths are relative to.")] = "",
     column: Annotated[str, typer.Option(help="Column of the captions, or its number.")] = "",
     limit: Annotated[int, typer.Option(min=0, help="Take the first rows only, 0 for all.")] = 0,
@@ -177,7 +179,9 @@ def source(
     from cir.data import source as sources
 
     keep = cache / "sources"
-    found = sources.load(kind, path, images=images, column=column, limit=limit, allow_bad=allow_bad, keep=keep)
+    found = sources.load(
+        kind, path, images=images, column=column, limit=limit, allow_bad=allow_bad, keep=keep, root=root
+    )
     typer.echo(f"{path}  {len(found):,} {kind}")
     typer.echo(f"  format       {getattr(found, 'format', 'triplets')}")
     typer.echo(f"  bad          {sources.told(found.bad)}")
@@ -187,3 +191,25 @@ def source(
         typer.echo(f"  blocks       {len(found.blocks):,}, of {min(found.blocks):,} to {max(found.blocks):,} rows")
     typer.echo(f"  fingerprint  {found.fingerprint}")
     typer.echo(f"  first        {sources.sample(kind, found)}")
+
+
+@command(app, "plus", "cir data plus captions.json --layout cirr --out cap.rc2.train.extend_llava.json")
+def plus(
+    captions: Annotated[Path, typer.Argument(help="JSON object of captions by image id.")],
+    out: Annotated[Path, typer.Option(help="Annotation file to write.")],
+    layout: Annotated[str, typer.Option(help="cirr or fashioniq.")] = "cirr",
+    features: Annotated[Path | None, typer.Option(help="npz of ids and vectors: draw partners by similarity.")] = None,
+    first: Annotated[int, typer.Option(min=0, help="First place of the ranking to draw from.")] = 10_000,
+    last: Annotated[int, typer.Option(min=0, help="Place behind the last one.")] = 15_000,
+    count: Annotated[int, typer.Option(min=0, help="Keep so many at random, 0 for all.")] = 0,
+    seed: int = 42,
+) -> None:
+    """Make further training triplets of captioned pictures (SPN's scaled positives)."""
+    from cir.data import scaled_positives
+    from cir.score import aligned, read_vectors
+
+    said = scaled_positives.read_captions(captions)
+    vectors = None if features is None else aligned(*read_vectors(features), list(said), str(features)).vectors[:, 0]
+    rows = scaled_positives.make(said, layout, features=vectors, window=(first, last), count=count, seed=seed)
+    scaled_positives.write(out, rows)
+    typer.echo(f"wrote {out}: {len(rows):,} triplets")

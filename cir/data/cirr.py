@@ -1,9 +1,10 @@
 """CIRR, release rc2 (Liu et al., ICCV 2021, arXiv:2108.04024).
 
 `cirr/captions/cap.rc2.<split>.json` and `cirr/image_splits/split.rc2.<split>.json` (or both without the `cirr/`).
-The split file is the gallery, in its order, and says where each image lies: the val images are in `dev/`. Trees
-with `img_raw/` or `images/` before that path are found too. Two protocols take everything in that folder for the
-gallery, two read the graded labels, `target_soft`.
+The split file is the gallery, in its order, and says where each image lies: the val images are in `dev/`, those of
+train in a hundred folders `train/<n>/`. Trees with `img_raw/` or `images/` before that path are found too. Two
+protocols take everything in the folder for the gallery, two read the graded labels, `target_soft`; `train` is there to
+learn from, and can be searched by the default protocol.
 """
 
 from functools import partial
@@ -25,8 +26,13 @@ PICTURES = (".png", ".jpg", ".jpeg")
 COUNTS = {
     "cirr/val": {"queries": 4181, "gallery": 2297, "targets": 4181, "folder": 8102},
     "cirr/test1": {"queries": 4148, "gallery": 2315, "targets": 0},
+    "cirr/train": {"queries": 28225, "gallery": 16939, "targets": 28225},
 }
-REFUSED = dict.fromkeys(PROTOCOLS[1:], "the server of test1 scores hard labels in the split's gallery; use cirr/val")
+REFUSED = {
+    "test1": "the server of test1 scores hard labels in the split's gallery; use cirr/val",
+    "train": "numbers on train tell how well a method fits, under the papers' protocol; use cirr/val",
+}
+"""Splits that one protocol is enough for, and why."""
 SOURCE = Source(
     title="CIRR",
     folders=("CIRR", "cirr"),
@@ -38,7 +44,9 @@ SOURCE = Source(
 
 
 def load(root: Path, split: str, *, protocol: str = "cirr", allow_missing: bool = False) -> Benchmark:
-    """Load `val`, or `test1`, whose labels are on a server. The target is `target_hard`; the six are `candidates`.
+    """Load `val`, `train`, or `test1`, whose labels are on a server.
+
+    The target is `target_hard`; the six are `candidates`.
 
     The protocol chooses the gallery, and whether `target_soft` is read.
     """
@@ -141,13 +149,13 @@ def _places(path: str, inner: list[str]) -> list[str]:
 ENTRIES = {
     f"cirr/{split}": Entry(
         partial(load, split=split),
-        protocols=PROTOCOLS if split == "val" else ("cirr",),
+        protocols=PROTOCOLS[:1] if split in REFUSED else PROTOCOLS,
         files=tuple(
             (f"cirr/{file}", file)
             for file in (f"captions/cap.rc2.{split}.json", f"image_splits/split.rc2.{split}.json")
         ),
         counts=COUNTS[f"cirr/{split}"],
-        refused={} if split == "val" else REFUSED,
+        refused=dict.fromkeys(PROTOCOLS[1:], REFUSED[split]) if split in REFUSED else {},
     )
-    for split in ("val", "test1")
+    for split in ("val", "test1", "train")
 }

@@ -20,7 +20,11 @@ GALLERIES = {
     "fashioniq/val-union": "every reference or target of a query",
     "fashioniq/reference-removed": "every image of the split file",
 }
-REFUSED = dict.fromkeys(list(GALLERIES)[1:], "the test labels were never published; use val")
+REFUSED = {
+    "test": "the test labels were never published; use val",
+    "train": "numbers on train tell how well a method fits, in the whole gallery; use val",
+}
+"""Splits that one protocol is enough for, and why."""
 COUNTS = {
     "fashioniq/dress/val": {"queries": 2017, "gallery": 3817, "targets": 2017, "union": 2628},
     "fashioniq/shirt/val": {"queries": 2038, "gallery": 6346, "targets": 2038, "union": 3089},
@@ -28,6 +32,9 @@ COUNTS = {
     "fashioniq/dress/test": {"queries": 2024, "gallery": 3818, "targets": 0},
     "fashioniq/shirt/test": {"queries": 2038, "gallery": 6346, "targets": 0},
     "fashioniq/toptee/test": {"queries": 2056, "gallery": 5374, "targets": 0},
+    "fashioniq/dress/train": {"queries": 5985, "gallery": 11452, "targets": 5985},
+    "fashioniq/shirt/train": {"queries": 5988, "gallery": 19036, "targets": 5988},
+    "fashioniq/toptee/train": {"queries": 6027, "gallery": 16121, "targets": 6027},
 }
 SOURCE = Source(
     title="FashionIQ",
@@ -42,7 +49,7 @@ SOURCE = Source(
 def load(
     root: Path, category: str, split: str, *, protocol: str = "fashioniq/original", allow_missing: bool = False
 ) -> Benchmark:
-    """Load one category of `val` or `test`; the protocol chooses one of the field's two galleries.
+    """Load one category of `val`, `test` or `train`; the protocol chooses one of the field's two galleries.
 
     That of `fashioniq/val-union` is the smaller one of several supervised papers; it needs labels.
     """
@@ -107,17 +114,18 @@ def _paths(name: str) -> list[str]:
 ENTRIES = {
     f"fashioniq/{category}/{split}": Entry(
         partial(load, category=category, split=split),
-        protocols=tuple(GALLERIES) if split == "val" else ("fashioniq/original",),
+        protocols=tuple(GALLERIES)[:1] if split in REFUSED else tuple(GALLERIES),
         files=(
             (f"captions/cap.{category}.{split}.json", f"json/cap.{category}.{split}.json"),
             (f"image_splits/split.{category}.{split}.json",),
         ),
         counts=COUNTS[f"fashioniq/{category}/{split}"],
-        refused={} if split == "val" else REFUSED,
+        refused=dict.fromkeys(tuple(GALLERIES)[1:], REFUSED[split]) if split in REFUSED else {},
     )
-    for split in ("val", "test")
+    for split in ("val", "test", "train")
     for category in CATEGORIES
 }
 GROUPS = {
-    f"fashioniq/{split}": tuple(f"fashioniq/{category}/{split}" for category in CATEGORIES) for split in ("val", "test")
+    f"fashioniq/{split}": tuple(f"fashioniq/{category}/{split}" for category in CATEGORIES)
+    for split in ("val", "test", "train")
 }

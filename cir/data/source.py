@@ -1,12 +1,13 @@
 """Training sources of every kind behind one door."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cir.data.bad import Bad
 from cir.errors import InputError, nearest
 
-KINDS = ("captions", "triplets", "images")
+KINDS = ("captions", "triplets", "images", "image_triplets")
 """What a method may learn from."""
 
 
@@ -20,8 +21,14 @@ def load(
     allow_bad: float = 0.0,
     keep: Path | None = None,
     progress: bool = True,
+    root: Path | str = "datasets",
+    roots: Mapping[str, str] | None = None,
+    allow_missing: bool = False,
 ) -> Any:
-    """Open captions, text triplets or pictures: `cir.data.captions`, `.triplets` and `.pictures` say what they take.
+    """Open captions, text triplets, pictures or human triplets.
+
+    `cir.data.captions`, `.triplets`, `.pictures` and `.image_triplets` say what they take; the last is a benchmark's
+    train split by its name, found under `root` or `roots` as benchmarks are.
 
     All have a length, a `fingerprint` over what is learnt from, and `bad`, what was left out: above the share
     `allow_bad` of the source, `InputError`. `limit` takes the first rows, 0 for all. `keep` is the folder for indexes
@@ -33,6 +40,13 @@ def load(
         return pictures.load(
             path, images=images, column=column, limit=limit, allow_bad=allow_bad, keep=keep, progress=progress
         )
+    if kind == "image_triplets":
+        from cir.data import image_triplets
+
+        return image_triplets.load(
+            path, root, roots=roots, limit=limit, allow_bad=allow_bad, allow_missing=allow_missing, keep=keep,
+            progress=progress,
+        )  # fmt: skip
     if kind == "captions":
         from cir.data import captions
 
@@ -58,6 +72,9 @@ def told(bad: Any) -> str:
 
 def sample(kind: str, found: Any) -> str:
     """Show a source's first row."""
+    if kind == "image_triplets":
+        query = found.query(0)
+        return f"{query.reference} and {list(query.texts)!r} ask for {query.targets[0]}"
     if kind != "images":
         return repr(found[0])
     with found.open(0) as image:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cir.errors import InputError
 
-HELD = ("Phi", "state_dict_img2text", "CLIPTextModelWithProjection")
-"""Keys under which published containers hold what is imported: SEARLE and LinCIR; Pic2Word and Context-I2W; RTD."""
+HELD = ("Phi", "state_dict_img2text", "CLIPTextModelWithProjection", "CLIP", "Combiner")
+"""Keys under which published containers hold what is imported: SEARLE, LinCIR; Pic2Word, Context-I2W; RTD; CLIP4Cir."""
 PASSED_OVER = frozenset({"epoch", "name", "optimizer", "scaler", "state_dict", "step"})
 """Keys of published containers that are left behind: the state of training and, as `state_dict`, the whole CLIP."""
 

@@ -35,7 +35,7 @@ class Format:
     what: str
     method: str
     holds: str
-    """`phi`, `im2text`, `context`, `tower` (all told apart by their keys), `tokens` or `phrases`."""
+    """`phi`, `im2text`, `context`, `tower`, `clip`, `combiner` (told apart by their keys), `tokens` or `phrases`."""
     preprocess: str = "clip"
     template: str = THAT
     join: str = "both_orders"
@@ -63,6 +63,16 @@ FORMATS: dict[str, Format] = {
             "apache-2.0",
         ),
         Format("rtd", "RTD's text tower", "rtd", "tower", licence=NON_COMMERCIAL),
+        Format("clip", "a CLIP under OpenAI's names", "", "clip", preprocess="targetpad"),
+        Format(
+            "clip4cir",
+            "CLIP4Cir's Combiner",
+            "combiner",
+            "combiner",
+            preprocess="targetpad",
+            join="capital_first",
+            licence="mit",
+        ),
         Format("oti", "SEARLE's OTI tokens", "", "tokens", preprocess="targetpad", licence=NON_COMMERCIAL),
         Format("phrases", "SEARLE's phrases", "", "phrases"),
     )
@@ -84,6 +94,8 @@ def holding(keys: Iterable[str], path: Path) -> str:
     names = sorted(keys)
     signs = {
         "tower": r"text_model\.",
+        "clip": r"visual\.|token_embedding\.",
+        "combiner": r"dynamic_scalar\.",
         "context": r"to_c\.|W_R\.|VT_Extractor\.",
         "im2text": r"fc_out\.",
         "phi": r"layers\.6\.weight$",
@@ -101,6 +113,8 @@ def choose(name: str, keys: Iterable[str], path: Path) -> Format:
         return detect(names, path)
     chosen = named(name)
     found = holding(names, path)
+    if name == "clip4cir" and found == "clip":
+        return FORMATS["clip"]  # the other of CLIP4Cir's two files
     if chosen.holds != found:
         fitting = [known.name for known in FORMATS.values() if known.holds == found]
         raise InputError(f"{path}: not {chosen.what}; its parameter names are those of {' or '.join(fitting)}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from cir.backbones.bare import computation, text_tower, try_tower
 from cir.errors import InputError, nearest
-from cir.importers import containers, formats, output, projectors, tokens
+from cir.importers import clip4cir, containers, formats, lavis, output, projectors, spn, tokens
 from cir.importers.containers import Container
 from cir.importers.formats import FORMATS, Format
 from cir.methods import METHODS, checkpoint, token_table
@@ -34,17 +34,32 @@ def import_checkpoint(
     backbone: str = "",
     preprocess: str = "",
     base: Path | None = None,
+    tokenizer: str = "",
+    vision: Path | None = None,
 ) -> Imported:
     """Read a published checkpoint and write it as a folder that `cir.load` and `cir evaluate` take.
 
     `format` is a name in `FORMATS`, or `auto`; `backbone` and `preprocess` override what the format and the shapes
-    say; `base` is the checkpoint folder of the projector that an RTD text tower goes with. Nothing is left at `out`
-    when it fails. Raises `InputError` for what cannot be read, is incomplete, or needs foreign code to load.
+    say; `base` is the checkpoint folder of the projector that an RTD text tower goes with, `tokenizer` a folder or hub
+    id with the tokenizer of imported encoders, `vision` the file of the vision tower where LAVIS's holds none. Nothing
+    is left at `out` when it fails. Raises `InputError` for what cannot be read, is incomplete, or needs foreign code to
+    load.
     """
     if preprocess and preprocess not in PREPROCESS:
         raise InputError(f"preprocess {preprocess!r} is unknown; {nearest(preprocess, PREPROCESS)}")
     if not path.exists():
         raise InputError(f"{path}: no such file")
+    format = (lavis.recognised(path) or format) if format == "auto" else format
+    if format in lavis.FORMATS:
+        if backbone or preprocess or base is not None:
+            raise InputError(f"{path}: format {format} takes no --backbone, --preprocess or --base")
+        return Imported(format, out, lavis.import_file(path, out, format, vision=vision, tokenizer=tokenizer))
+    if vision is not None:
+        raise InputError(f"{path}: format {format} takes no --vision; only lavis has a vision tower apart")
+    if format == "spn":
+        if preprocess or base is not None:
+            raise InputError(f"{path}: format spn takes no --preprocess or --base")
+        return Imported(format, out, spn.import_file(path, out, backbone=backbone, tokenizer=tokenizer))
     if format != "auto":
         formats.named(format)
     if format == "phrases" or (format == "auto" and path.suffix in (".pkl", ".pickle")):
@@ -55,6 +70,14 @@ def import_checkpoint(
     made = formats.choose(format, container.tensors, path)
     if base is not None and made.name != "rtd":
         raise InputError(f"{path}: {made.what} takes no --base; only an RTD text tower goes with a projector")
+    if tokenizer and made.name != "clip":
+        raise InputError(f"{path}: {made.what} takes no --tokenizer; only encoders have one")
+    if made.name == "clip":
+        if backbone or preprocess:
+            raise InputError(f"{path}: holds encoders, a backbone of their own; leave --backbone and --preprocess out")
+        return _clip(container, out, tokenizer)
+    if made.name == "clip4cir":
+        return _combiner(container, out, backbone, preprocess)
     if made.name == "rtd":
         return _tower(container, out, backbone, preprocess, base)
     return _projector(made, container, out, backbone, preprocess)
@@ -102,6 +125,21 @@ def _tower(container: Container, out: Path, backbone: str, preprocess: str, base
     heads = f"{how.heads} heads, {how.activation}" + ("" if how.known else " (inferred)")
     tested = f"self-test: two rows through the tower ({heads}) gave finite vectors"
     return _report(made, container, out, name, used, (f"base: {own['method']} from {base}", tested))
+
+
+def _clip(container: Container, out: Path, tokenizer: str) -> Imported:
+    """Import a CLIP as a folder of encoders."""
+    made, used = FORMATS["clip"], tokenizer or clip4cir.CLIP_TOKENIZER
+    lines = clip4cir.import_clip(container.tensors, container.path, out, used, _origin(made, container))
+    return _report(made, container, out, str(out), made.preprocess, lines)
+
+
+def _combiner(container: Container, out: Path, backbone: str, preprocess: str) -> Imported:
+    """Import CLIP4Cir's Combiner."""
+    made = FORMATS["clip4cir"]
+    used, origin = preprocess or made.preprocess, _origin(made, container)
+    lines = clip4cir.import_combiner(made, container.tensors, container.path, out, backbone, used, origin)
+    return _report(made, container, out, backbone, used, lines)
 
 
 def _projector_at(base: Path) -> dict[str, Any]:

@@ -10,12 +10,17 @@ from cir.backbones.base import Backbone
 from cir.errors import InputError, nearest
 from cir.methods.base import Batches, Images, Method, NoOptions, NoStore, PseudoWordMethod, Store
 from cir.methods.baselines import ImageOnly, Product, Slerp, Sum, TextOnly
+from cir.methods.clip_finetune import ClipFinetune
+from cir.methods.combiner import Combiner
 from cir.methods.context_i2w import ContextI2W
 from cir.methods.lincir import LinCIR
 from cir.methods.oti import OTI
 from cir.methods.pic2word import Pic2Word
 from cir.methods.rtd import RTD
 from cir.methods.searle import SEARLE
+from cir.methods.spn import SPN
+from cir.methods.sprc import SPRC
+from cir.methods.sprc_rerank import SPRCRerank
 
 __all__ = [
     "METHODS", "Batches", "Images", "Method", "NoOptions", "NoStore", "PseudoWordMethod", "Store", "build", "name_of",
@@ -27,12 +32,17 @@ METHODS: dict[str, type[Method]] = {
     "sum": Sum,
     "product": Product,
     "slerp": Slerp,
+    "clip_finetune": ClipFinetune,
+    "combiner": Combiner,
     "context_i2w": ContextI2W,
     "lincir": LinCIR,
     "oti": OTI,
     "pic2word": Pic2Word,
     "rtd": RTD,
     "searle": SEARLE,
+    "spn": SPN,
+    "sprc": SPRC,
+    "sprc_rerank": SPRCRerank,
 }
 
 

@@ -85,7 +85,7 @@ class ImageTriplets(Protocol):
         """Return a triplet as annotated: its texts, and the ids of both pictures."""
         ...
 
-    def features(self, images: Sequence[int]) -> Float[Tensor, "b t d"]:
+    def features(self, images: Sequence[int]) -> Float[Tensor, "b n d"]:
         """Return raw image features, computed once and kept."""
         ...
 
@@ -139,12 +139,12 @@ class Method(nn.Module):
     from a checkpoint: they will not change, so what they make of pictures may be kept.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"image", "text"})
+    needs: frozenset[str] = frozenset({"image", "text"})
     trains: tuple[str, ...] = ()
     paper: ClassVar[str] = ""
     learns_from: ClassVar[str] = ""
     wraps: ClassVar[bool] = False
-    reads: ClassVar[Literal["features", "patches"]] = "features"
+    reads: Literal["features", "patches"] = "features"
     fusion: ClassVar[Literal["max", "product"]] = "max"
     Options: ClassVar[type] = NoOptions
     matches: bool = False
@@ -162,7 +162,7 @@ class Method(nn.Module):
         queries: Sequence[Query],
         template: Template,
         join: Joiner,
-    ) -> Float[Tensor, "b t d"]:
+    ) -> Float[Tensor, "b n d"]:
         """Compose unit query vectors from raw reference features and the queries' texts.
 
         Gradients flow unless the caller turned them off: a second stage of training goes through here.
@@ -234,7 +234,7 @@ class PseudoWordMethod(Method):
         queries: Sequence[Query],
         template: Template,
         join: Joiner,
-    ) -> Float[Tensor, "b t d"]:
+    ) -> Float[Tensor, "b n d"]:
         """Render each query's prompts, splice, encode; several prompts per query (two caption orders) are averaged."""
         pseudo = self.words(one_vector(reference))
         rendered = template.render(backbone.tokenizer, [join(q.texts) for q in queries], [q.concept for q in queries])

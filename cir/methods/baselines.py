@@ -11,25 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from cir.backbones.base import Backbone
+from cir.backbones.base import Backbone, one_vector
 from cir.errors import InputError
-from cir.methods.base import Method, averaged
-from cir.prompts import Joiner, Overflow, Template, tokenize
+from cir.methods.base import Method
+from cir.methods.joined import text_features, text_vectors
+from cir.prompts import Joiner, Template
 from cir.schema import Query
-
-
-@torch.no_grad()
-def text_vectors(
-    backbone: Backbone, queries: Sequence[Query], join: Joiner, overflow: Overflow = "error"
-) -> Float[Tensor, "b 1 d"]:
-    """Encode the queries' joined texts: unit vectors, averaged over a query's joins and normalised again."""
-    joined = [join(query.texts) for query in queries]
-    empty = [query.id for query, texts in zip(queries, joined, strict=True) if not texts]
-    if empty:
-        raise InputError(f"{len(empty)} queries have no text, first {empty[:3]}; this method reads texts")
-    owner = torch.tensor([i for i, texts in enumerate(joined) for _ in texts], device=backbone.device)
-    prompt = tokenize(backbone.tokenizer, [[text] for texts in joined for text in texts], overflow)
-    return averaged(backbone.encode_text(prompt), owner, len(queries))
 
 
 class ImageOnly(Method):
@@ -69,12 +56,16 @@ class TextOnly(Method):
 
 
 class Arithmetic(Method):
-    """Unit image vector and unit text vector, combined and normalised; subclasses write `combine` only."""
+    """Unit image vector and unit text vector, combined and normalised; subclasses write `combine` only.
+
+    With `raw` both enter at the length their towers give them.
+    """
 
     paper = "baseline"
+    raw = False
 
     def combine(self, image: Float[Tensor, "b t d"], text: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b t d"]:
-        """Combine unit vectors; the result need not be of unit length."""
+        """Combine vectors; the result need not be of unit length."""
         raise NotImplementedError
 
     def compose(
@@ -86,15 +77,23 @@ class Arithmetic(Method):
         join: Joiner,
     ) -> Float[Tensor, "b t d"]:
         """Encode the texts, combine with the reference, normalise."""
-        text = text_vectors(backbone, queries, join, template.overflow)
-        return F.normalize(self.combine(F.normalize(reference.float(), dim=-1), text), dim=-1)
+        if self.raw:
+            image, text = reference.float(), text_features(backbone, queries, join, template.overflow)[:, None]
+        else:
+            image = F.normalize(reference.float(), dim=-1)
+            text = text_vectors(backbone, queries, join, template.overflow)
+        return F.normalize(self.combine(image, text), dim=-1)
 
 
 @dataclass
 class SumOptions:
-    """`weight` is the text's share, from 0 (image only) to 1 (text only)."""
+    """`weight` is the text's share, from 0 (image only) to 1 (text only).
+
+    `raw` adds the features as the towers give them, whose lengths then weigh too (CLIP4Cir's element-wise sum).
+    """
 
     weight: float = 0.5
+    raw: bool = False
 
 
 class Sum(Arithmetic):
@@ -105,6 +104,7 @@ class Sum(Arithmetic):
     def __init__(self, options: SumOptions, backbone: Backbone, base: Method | None = None) -> None:
         super().__init__(options, backbone)
         _check_share("weight", options.weight)
+        self.raw = options.raw
 
     def combine(self, image: Float[Tensor, "b t d"], text: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b t d"]:
         """Weigh and add."""
@@ -114,8 +114,8 @@ class Sum(Arithmetic):
 class Product(Method):
     """The product of the two similarities, image with image and text with image (the baseline of FreeDom and BASIC).
 
-    A query is two vectors, `t` for the reference and one for the text, whose scores are multiplied; nothing is clamped
-    (FreeDom, WACV 2025).
+    A query is two vectors, one for the reference (`one_vector`) and one for the text, whose scores are multiplied;
+    nothing is clamped (FreeDom, WACV 2025).
     """
 
     paper = "baseline"
@@ -131,7 +131,8 @@ class Product(Method):
     ) -> Float[Tensor, "b n d"]:
         """Put the unit vectors of the reference and of the text side by side."""
         text = text_vectors(backbone, queries, join, template.overflow)
-        return torch.cat([F.normalize(reference.float(), dim=-1), text], dim=1)
+        image = F.normalize(one_vector(reference.float()), dim=-1)[:, None]
+        return torch.cat([image, text], dim=1)
 
 
 @dataclass

@@ -89,7 +89,9 @@ def load(folder: Path, backbone: Backbone) -> Method:
     check_backbone(config["backbone"], backbone, folder)
     method = _build(config, backbone)
     restore(folder, method)
-    method.settled = True
+    for part in method.modules():
+        if isinstance(part, Method):  # a wrapper's base too
+            part.settled = True
     return method.eval()
 
 
@@ -112,9 +114,9 @@ def projector(folder: Path, device: torch.device | str = "cpu") -> Method:
 
     Raises `InputError` as `load` does.
     """
-    config, prefix = describe(folder), ""
-    own = config["backbone"]
-    while config.get("base"):
+    config = describe(folder)
+    own, inner, prefix = config["backbone"], innermost(config), ""
+    while config is not inner:
         config, prefix = config["base"], f"{prefix}base."
     shape = BackboneShape(
         own["width"],
@@ -127,6 +129,13 @@ def projector(folder: Path, device: torch.device | str = "cpu") -> Method:
     method = _build(config, shape)
     restore(folder, method, prefix)
     return method.eval()
+
+
+def innermost(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Go down from a wrapper's description to that of the base which wraps nothing."""
+    while config.get("base"):
+        config = config["base"]
+    return config
 
 
 def describe(folder: Path) -> dict[str, Any]:

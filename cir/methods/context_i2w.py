@@ -158,7 +158,6 @@ class ContextI2W(Method):
             backbone.width, backbone.word_width, backbone.vision_width, options.middle, options.dropout, options.depth
         )
 
-    @torch.no_grad()
     def compose(
         self,
         backbone: Backbone,
@@ -166,7 +165,7 @@ class ContextI2W(Method):
         queries: Sequence[Query],
         template: Template,
         join: Joiner,
-    ) -> Float[Tensor, "b t d"]:
+    ) -> Float[Tensor, "b n d"]:
         """Compose from the references' patch tokens: one pseudo-word per rendered prompt, since it depends on it."""
         if not template.slots:
             raise InputError(f"prompt.template {template.text!r}: context_i2w needs a slot `$` for its pseudo-word")

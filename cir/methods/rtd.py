@@ -25,7 +25,7 @@ from cir.methods.base import Batches, Method, PseudoWordMethod, Store
 from cir.methods.masking import clean
 from cir.methods.noise import check, perturb
 from cir.methods.texts import FrozenTexts, TokenRows, fingerprint, rules
-from cir.methods.tuning import prepared
+from cir.methods.tuning import KINDS, prepared
 from cir.objectives import gather, nt_xent
 from cir.prompts import Template, stack
 from cir.randomness import StepRandom
@@ -64,8 +64,8 @@ class RTDOptions:
     noise_scale: float = 0.5
     tau: float = 0.07
     trainable: str = "all"
-    """`all`, `last_<k>` (last k blocks, final norm and projection), `projection`, `attention`, `layer_norm`, or
-    `lora_<rank>` (adapters only)."""
+    """`all`, `last_<k>` (last k blocks, projection, final norm where there is one), `projection`, `attention`,
+    `layer_norm`, or `lora_<rank>` (adapters only)."""
     lora_alpha: int = 16
     """Adapters are scaled by this over their rank."""
     template: str = "a photo of $ that {text}"
@@ -146,6 +146,10 @@ class RTD(PseudoWordMethod):
     def tower(self, backbone: Backbone) -> TextTower:
         """Encode queries with the trained tower."""
         return self.text
+
+    def query_side(self, backbone: Backbone) -> tuple[str, ...]:
+        """Let a second stage train the whole tower on, adapters included."""
+        return (KINDS["all"],)
 
     def prepare(self, backbone: Backbone, source: Sequence[Triplet], *, seed: int, draws: int, store: Store) -> Batches:
         """Lay out triplets, each once; frozen features of their captions are cached where that pays."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cir import prompts
 from cir.backbones.base import Backbone, Tokenizer
-from cir.methods.base import Images, NoStore, Store
+from cir.methods.base import Images, ImageTriplets, NoStore, Store
 from cir.methods.masking import Masked
 from cir.progress import bar
 from cir.prompts import tokenize
@@ -37,7 +37,7 @@ def fits(count: int, row_bytes: int, store: Store) -> bool:
     return count * row_bytes <= (MEMORY_BYTES if isinstance(store, NoStore) else DISK_BYTES)
 
 
-def fingerprint(source: Sequence[Any] | Images) -> str:
+def fingerprint(source: Sequence[Any] | Images | ImageTriplets) -> str:
     """Identify a training source: by its own fingerprint, or over its rows."""
     own = getattr(source, "fingerprint", None)
     if isinstance(own, str):

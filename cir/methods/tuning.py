@@ -12,13 +12,14 @@ from torch import nn
 from cir.backbones.base import TextTower
 from cir.errors import InputError
 
-LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-"""The layers of a transformer block that take adapters, by Hugging Face's names; the tower's projection does not."""
+LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "query", "key", "value", "dense")
+"""The layers of a transformer block that take adapters, by Hugging Face's names (CLIP's and SigLIP's, then those of
+BLIP-2's Q-Former); the tower's projection does not."""
 KINDS = {
     "all": r"text\..*",
     "projection": r"text\.(.*\.)?(text_projection|head)\..*",
-    "attention": r"text\..*\.(q_proj|k_proj|v_proj|out_proj)\..*",
-    "layer_norm": r"text\..*layer_norm\d?\..*",
+    "attention": r"text\..*\.(q_proj|k_proj|v_proj|out_proj|attention\.(query|key|value|output\.dense))\..*",
+    "layer_norm": r"text\..*(layer_norm\d?|LayerNorm|layernorm)\..*",
 }
 """Parts that a pattern names: the tower, its projection, the four layers of every block's attention, every norm."""
 
@@ -26,12 +27,13 @@ KINDS = {
 def prepared(trainable: str, tower: TextTower, alpha: int = 16) -> tuple[str, ...]:
     """Make a tower ready for what shall train, in place, and return the name patterns of it.
 
-    One of `KINDS`, `last_<k>` (last k blocks, final norm and projection), or `lora_<rank>`; the patterns are for a
-    method that calls the tower `text`. `alpha` over the rank scales adapters. Raises `InputError` for anything else.
+    One of `KINDS`, `last_<k>` (last k blocks, projection, and final norm where there is one), or `lora_<rank>`; the
+    patterns are for a method that calls the tower `text`. `alpha` over the rank scales adapters. Raises `InputError`
+    for anything else.
     """
     if trainable in KINDS:
         return (KINDS[trainable],)
-    numbers = {int(found[1]) for name, _ in tower.named_parameters() if (found := re.search(r"layers\.(\d+)\.", name))}
+    numbers = {int(found[1]) for name, _ in tower.named_parameters() if (found := re.search(r"layers?\.(\d+)\.", name))}
     blocks = max(numbers, default=-1) + 1
     wanted = re.fullmatch(r"(last|lora)_([1-9]\d*)", trainable)
     if not wanted or (wanted[1] == "last" and int(wanted[2]) > blocks):
@@ -42,7 +44,10 @@ def prepared(trainable: str, tower: TextTower, alpha: int = 16) -> tuple[str, ..
         adapt(tower, int(wanted[2]), alpha)
         return (r"text\..*\.lora_[AB]\..*",)
     last = "|".join(map(str, range(blocks - int(wanted[2]), blocks)))
-    return (rf"text\..*layers\.({last})\..*", r"text\..*final_layer_norm\..*", KINDS["projection"])
+    patterns = [rf"text\..*layers?\.({last})\..*", KINDS["projection"]]
+    if any("final_layer_norm" in name for name, _ in tower.named_parameters()):  # BERT's blocks end with theirs
+        patterns.append(r"text\..*final_layer_norm\..*")
+    return tuple(patterns)
 
 
 def adapt(tower: TextTower, rank: int, alpha: int) -> None:

@@ -1,7 +1,7 @@
 """Contrastive objectives over matching rows of two sides; every other row of the batch is a negative."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -9,6 +9,20 @@ from torch.nn import functional as F
 def _float32(x: Tensor) -> torch.autocast:
     """Suspend mixed precision: similarities divided by a small temperature need float32."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def info_nce(similarity: Float[Tensor, "b g"], labels: Int64[Tensor, " b"] | None = None) -> Float[Tensor, ""]:
+    r"""Contrast every query with all targets, in that direction only (InfoNCE, arXiv:1807.03748, equation 4).
+
+    $L = \frac{1}{b} \sum_i \left[ -s_{i y_i} + \log \sum_j \exp(s_{ij}) \right]$ over a similarity matrix that is
+    scaled already (divided by the temperature). `labels` say which column is row i's target; without them it is column
+    i. In a batch the columns are the batch's targets (CLIP4Cir, SPRC); with a bank of all images and labels it is the
+    loss of SPN4CIR (arXiv:2404.11317). Equal targets in two columns are each other's negatives.
+    """
+    with _float32(similarity):
+        if labels is None:
+            labels = torch.arange(len(similarity), device=similarity.device)
+        return F.cross_entropy(similarity.float(), labels)
 
 
 def nt_xent(

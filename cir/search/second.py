@@ -24,9 +24,7 @@ def reorder(ranking: Ranking, scores: Float32[np.ndarray, "q r"]) -> tuple[Ranki
     """
     kept = scores.shape[1]
     if scores.shape[0] != len(ranking.order) or kept > ranking.order.shape[1]:
-        raise InputError(
-            f"rerank: scores {scores.shape} for rankings {ranking.order.shape}; expected no more columns"
-        )
+        raise InputError(f"rerank: scores {scores.shape} for rankings {ranking.order.shape}; expected no more columns")
     head = ranking.order[:, :kept]
     filled = head >= 0
     if filled.any() and not (scores[filled].min() >= 0 and scores[filled].max() <= 1):

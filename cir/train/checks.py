@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from cir.backbones.base import BackboneLike
-from cir.config import TrainConfig
+from cir.config import LATER, TrainConfig
 from cir.errors import InputError, nearest
 from cir.methods import checkpoint
-from cir.methods.base import Images, Method
+from cir.methods.base import Images, ImageTriplets, Method
 
 FREE = ("log_every", "save_every", "workers")
 """Settings a resumed run may change: they do not reach the weights."""
@@ -21,12 +21,17 @@ SOURCE = ("source", "column", "images", "limit", "allow_bad")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def check(method: Method, source: Sequence[Any] | Images, config: TrainConfig, evaluated: bool) -> None:
+def check(method: Method, source: Sequence[Any] | Images | ImageTriplets, config: TrainConfig, evaluated: bool) -> None:
     """Refuse what cannot be trained before anything is loaded."""
     if not method.learns_from:
         raise InputError(f"{type(method).__name__} is not trained; evaluate it as it is")
     if config.steps < 1:
         raise InputError(f"train.steps: got {config.steps}, expected at least 1")
+    if 0 < config.schedule_steps < config.steps:
+        raise InputError(
+            f"train.schedule_steps: {config.schedule_steps} ends before train.steps {config.steps}; expected at least "
+            "as many, or 0 for the run's own"
+        )
     if not len(source):
         raise InputError("train.source: holds no rows; expected captions or triplets to learn from")
     if config.precision not in DTYPES:
@@ -49,7 +54,11 @@ def left_out(source: Any) -> dict[str, Any]:
 
 def identity(method: Method, backbone: BackboneLike, source: str, config: TrainConfig, seed: int) -> dict[str, Any]:
     """Collect what determines the numbers of a run; `source` is the training source's fingerprint."""
-    settings = {key: value for key, value in asdict(config).items() if key not in (*FREE, *SOURCE)}
+    settings = {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in (*FREE, *SOURCE) and LATER.get(f"train.{key}") != value
+    }
     return {
         "train": settings,
         "seed": seed,

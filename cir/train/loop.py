@@ -17,9 +17,9 @@ from cir.backbones.base import BackboneLike
 from cir.config import TrainConfig
 from cir.errors import InputError, RunError, nearest
 from cir.methods import checkpoint
-from cir.methods.base import Images, Method, NoStore, Store
+from cir.methods.base import Images, ImageTriplets, Method, NoStore, Store
 from cir.methods.texts import fingerprint
-from cir.optim import Average, Count, adamw, counts, rate, trainables
+from cir.optim import Average, Count, adamw, counts, first_beta, rate, trainables
 from cir.train.board import Board
 from cir.train.checks import DTYPES, check, identity, left_out
 from cir.train.cost import Cost
@@ -58,7 +58,7 @@ class TrainResult:
 def train(
     method: Method,
     backbone: BackboneLike,
-    source: Sequence[Any] | Images,
+    source: Sequence[Any] | Images | ImageTriplets,
     config: TrainConfig,
     out: Path,
     *,
@@ -94,7 +94,7 @@ class _Loop:
         self,
         method: Method,
         backbone: BackboneLike,
-        source: Sequence[Any] | Images,
+        source: Sequence[Any] | Images | ImageTriplets,
         config: TrainConfig,
         folder: Folder,
         seed: int,
@@ -172,9 +172,13 @@ class _Loop:
     def _one(self, micro: Iterator[Any], asked: list[int]) -> None:
         """Take one step, and do what is due after it."""
         started = time.monotonic()
-        factor = rate(self.config.schedule, self.step, self.config.steps, self.config.warmup)
+        config = self.config
+        place = (self.step, config.schedule_steps or config.steps, config.warmup)
+        factor = rate(config.schedule, *place, config.div)
+        first, second = config.betas
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * factor
+            group["lr"] = config.lr * factor
+            group["betas"] = (first_beta(config.schedule, *place, first), second)
         terms, stop = self._gradients(micro, asked)
         norm = self._update()
         self.step += 1

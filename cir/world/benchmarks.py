@@ -1,14 +1,18 @@
-"""The world's three benchmarks: questions sampled by quota, hard negatives, every ground truth in the gallery.
+"""The world's three benchmarks: questions sampled by quota, hard negatives, every ground truth in the gallery; and
+the train splits of two of them.
 
 A question is a reference scene, one to three edits and the text that says them, in the held-out half of the lexicon.
 Around it the gallery gets what makes it hard: re-renderings of the reference (image-only falls for them), scenes that
 match only the text (text-only does), other edits of the reference, half-done edits, and the target with one edit too
 many. Ground truth is computed over the whole gallery by comparing scenes.
+
+What supervised methods learn from is made in families of six pictures instead, as CIRR's are, three questions each:
+nothing a benchmark shows is in one, nor anything another family shows.
 """
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from cir.world.grammar import BENCH, edit_text, edits_text
@@ -19,9 +23,12 @@ from cir.world.scenes import (
     Edit,
     Group,
     Scene,
+    compatible,
     edited,
+    fits,
     outcome,
     pins,
+    propose,
     propose_many,
     relaid,
     sample_group,
@@ -29,6 +36,10 @@ from cir.world.scenes import (
 )
 
 KINDS_ASKED = (*KINDS, "two", "three")
+FAMILY = 6
+"""Pictures of a family of a train split; it asks half as many questions."""
+LESSONS = {"cirr": 4_002, "fashioniq": 1_302}
+"""Questions of the train splits; FashionIQ's of each category."""
 RICH = {"reference": 4, "text": 2, "half": 3, "other": 3}
 SIX = {"reference": 2, "text": 1, "half": 1, "other": 1}
 """How many hard negatives of each kind a question puts into the gallery, beside one edit beyond the target; CIRR's
@@ -199,6 +210,88 @@ def two_texts(scene: Scene, edits: tuple[Edit, ...], rng: random.Random) -> tupl
     return edits_text(scene, edits[:1], rng, BENCH), edits_text(scene, edits[1:], rng, BENCH)
 
 
+def family(
+    kinds: Sequence[str], rng: random.Random, groups: int | None, taken: Collection[tuple]
+) -> tuple[list[Scene], list[tuple[int, tuple[Edit, ...], int]]]:
+    """Draw six scenes that look alike and three questions among them, as (reference, edits, target).
+
+    The scenes are a reference, an edit of it, that with another edit, the reference again elsewhere, an edit of this
+    one, and a scene that matches only the text of the first question. No other scene of the six answers a question, and
+    none shows what is in `taken`. The third question is no move: its target would answer the first one as well.
+    """
+    while True:
+        scene = sample_scene(rng, groups)
+        first = _edits(scene, kinds[0], rng)
+        if first is None:
+            continue
+        target = edited(scene, first, rng)
+        again = relaid(scene, rng, {edit.shape: scene.cell(edit.shape) for edit in first if edit.kind == "move"})
+        second, third = _edits(again, kinds[1], rng), _edits(target, kinds[2], rng)
+        if second is None or third is None:
+            continue
+        six = [scene, target, again, edited(again, second, rng), edited(target, third, rng)]
+        six.append(text_match(target, first, rng))
+        asked = [(0, first, 1), (2, second, 3), (1, third, 4)]
+        if all(shown.groups and shown.key not in taken for shown in six) and _unmistakable(six, asked):
+            return six, asked
+
+
+def _edits(scene: Scene, kind: str, rng: random.Random) -> tuple[Edit, ...] | None:
+    """Draw edits of a kind, several one after the other so that they go together; None where the scene allows none."""
+    count = {"two": 2, "three": 3}.get(kind, 1)
+    edits: list[Edit] = []
+    for _ in range(30):
+        edit = propose(scene, kind if count == 1 else rng.choice(KINDS), rng)
+        if edit is not None and all(compatible(edit, before) for before in edits):
+            edits.append(edit)
+        if len(edits) == count:
+            return tuple(edits) if fits(scene, edits) else None
+    return None
+
+
+def _unmistakable(six: Sequence[Scene], asked: Sequence[tuple[int, tuple[Edit, ...], int]]) -> bool:
+    """Whether each question has exactly one right answer among the scenes."""
+    gallery = Gallery()
+    for scene in six:
+        gallery.add(scene)
+    return all(gallery.matches(six[reference], edits) == [target] for reference, edits, target in asked)
+
+
+def lessons(
+    count: int,
+    seed: str,
+    write: Callable[[Scene, tuple[Edit, ...], random.Random], tuple[str, ...]],
+    *,
+    taken: Collection[tuple],
+    kinds: Sequence[str] = KINDS_ASKED,
+    groups: int | None = None,
+) -> tuple[Gallery, list[Question]]:
+    """Build a train split: families of questions of all kinds, each kind as often as the others.
+
+    What one family shows no other does, and nothing in `taken` (keys of scenes) is shown, so every question has one
+    right answer in the whole gallery. Questions are in random order.
+    """
+    rng, gallery, shown = random.Random(seed), Gallery(), set(taken)
+    questions: list[Question] = []
+    deck: list[str] = []
+    while len(questions) < count:
+        if len(deck) < FAMILY // 2:
+            deck += rng.sample(kinds, len(kinds))
+        asking, deck = deck[: FAMILY // 2], deck[FAMILY // 2 :]
+        while asking[-1] == "move":
+            rng.shuffle(asking)
+        six, asked = family(asking, rng, groups, shown)
+        shown |= {scene.key for scene in six}
+        start = len(gallery.scenes)
+        members = [gallery.add(scene) for scene in six]
+        rng.shuffle(members)
+        for kind, (reference, edits, target) in zip(asking, asked, strict=True):
+            texts = write(six[reference], edits, rng)
+            questions.append(Question(kind, start + reference, edits, texts, (start + target,), tuple(members)))
+    rng.shuffle(questions)
+    return gallery, questions
+
+
 def circo(seed: int, scale: float = 1.0) -> tuple[Gallery, list[Question]]:
     """CIRCO's shape: several right answers, the reference competes."""
     per_kind = max(1, round(48 * scale))
@@ -214,7 +307,28 @@ def cirr(seed: int, scale: float = 1.0) -> tuple[Gallery, list[Question]]:
 
 def fashioniq(seed: int, category: int, scale: float = 1.0) -> tuple[Gallery, list[Question]]:
     """FashionIQ's shape: two captions; category 0, 1, 2 are scenes of one, two, three groups."""
-    impossible = {0: "remove", 2: "add"}.get(category)
-    quotas = {kind: max(1, round(20 * scale)) for kind in KINDS_ASKED if kind != impossible}
+    quotas = dict.fromkeys(possible(category), max(1, round(20 * scale)))
     mix = RICH | {"reference": 6, "other": 2}
     return sample(quotas, f"fashioniq:{seed}:{category}", two_texts, mix=mix, groups=category + 1)
+
+
+def possible(category: int) -> list[str]:
+    """List the kinds of question that a category's scenes allow: nothing to remove from one group, no fourth to add."""
+    return [kind for kind in KINDS_ASKED if kind != {0: "remove", 2: "add"}.get(category)]
+
+
+def cirr_train(seed: int, scale: float, taken: Collection[tuple]) -> tuple[Gallery, list[Question]]:
+    """CIRR's train split: one text, the six are the family."""
+    return lessons(lesson_count("cirr", scale), f"cirr:train:{seed}", one_text, taken=taken)
+
+
+def fashioniq_train(seed: int, category: int, scale: float, taken: Collection[tuple]) -> tuple[Gallery, list[Question]]:
+    """FashionIQ's train split of a category: two captions."""
+    count = lesson_count("fashioniq", scale)
+    label = f"fashioniq:train:{seed}:{category}"
+    return lessons(count, label, two_texts, taken=taken, kinds=possible(category), groups=category + 1)
+
+
+def lesson_count(dataset: str, scale: float) -> int:
+    """Count the questions of a train split (of each category), in whole families."""
+    return FAMILY // 2 * max(1, round(LESSONS[dataset] * scale / (FAMILY // 2)))

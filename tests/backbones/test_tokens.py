@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cir.backbones.tokens import PieceTokenizer
+from cir.backbones.tokens import PieceTokenizer, blip_caption, load_tokenizer
 from cir.prompts import Template, tokenize
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -80,3 +80,19 @@ def test_gemma_style_tokenizers_keep_word_beginnings_and_get_lower_case():
     whole = official("a photo of$ that is red.")["input_ids"]
     assert prompt.ids[0].tolist() == whole + [0] * (32 - len(whole))
     assert prompt.ids[0, prompt.slots[0, 0]] == letters["$"]
+
+
+def test_blip_captions_lose_ten_marks_and_keep_all_others():
+    from string import punctuation
+
+    gone = {mark for mark in punctuation if blip_caption(f"a{mark}b") == "a b"}
+    assert gone == set('.!"()*#:;~')
+    assert all(blip_caption(f"a{mark}b") == f"a{mark}b" for mark in set(punctuation) - gone)
+    assert blip_caption("  (The)\tDog's \n\n name?\n") == "the dog's name?"
+
+
+def test_cleaning_is_part_of_the_tokenizers_fingerprint(tiny_clip_folder):
+    plain, again = (load_tokenizer(tiny_clip_folder, 77, False) for _ in range(2))
+    cleaned = load_tokenizer(tiny_clip_folder, 77, False, clean=blip_caption)
+    assert plain.fingerprint == again.fingerprint != cleaned.fingerprint
+    assert cleaned.pieces("The dog (red).") == plain.pieces("the dog red") != plain.pieces("The dog (red).")

@@ -90,6 +90,8 @@ def test_a_folder_without_images_is_no_gallery(tmp_path):
         ("cirr/test1", "cirr/folder", "the server of test1 scores hard labels"),
         ("cirr/test1", "cirr/soft", "the server of test1 scores hard labels"),
         ("fashioniq/dress/test", "fashioniq/reference-removed", "never published"),
+        ("fashioniq/dress/train", "fashioniq/val-union", "how well a method fits"),
+        ("cirr/train", "cirr/soft", "how well a method fits"),
         ("circo/val", "cirr/soft", "known: circo, circo/reference-removed"),
     ],
 )

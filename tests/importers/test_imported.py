@@ -138,7 +138,7 @@ def test_context_i2w_reads_patches_through_the_text(file, tmp_path, context, ddp
         found = adapter.method.im2text(tokens, text)
     torch.testing.assert_close(found, context_twin(state, tokens, text), atol=1e-3, rtol=1e-4)
     assert not torch.allclose(found, context_twin(state | {"local_gate": torch.zeros(1)}, tokens, text), atol=1e-2)
-    with pytest.raises(InputError, match="depend on the text as well; use compose"):
+    with pytest.raises(InputError, match="no pseudo-words of images alone"):
         adapter.words(images())
 
 

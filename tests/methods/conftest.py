@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from cir.backbones.base import one_vector
+
 CAPTIONS = ("a red dress with longer sleeves", "two dogs on grass", "it is", "", "the photo of a cat on the blue sofa")
 
 
@@ -26,12 +28,12 @@ class NoiseImages:
 
     def features(self, rows):
         self.asked.append("features")
-        return self.backbone.encode_images(self.pixels[list(rows)])[:, 0]
+        return one_vector(self.backbone.encode_images(self.pixels[list(rows)]))
 
     def augmented(self, rows, random):
         self.asked.append("augmented")
         moved = self.pixels[list(rows)] + 0.1 * random.normal("crop", *self.pixels.shape[1:])
-        return self.backbone.encode_images(moved)[:, 0]
+        return one_vector(self.backbone.encode_images(moved))
 
     def patches(self, rows):
         self.asked.append("patches")

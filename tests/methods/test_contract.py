@@ -1,16 +1,20 @@
-"""What every entry of METHODS owes: unit vectors, rows alone as in a batch, inputs that matter, honest gradients."""
+"""What every entry of METHODS owes on CLIP and on BLIP-2: unit vectors, rows as in a batch, inputs that matter,
+honest gradients."""
 
 from dataclasses import dataclass
 
 import pytest
 import torch
 
+from cir.backbones import load
 from cir.errors import InputError
 from cir.methods import METHODS, NoStore, build, checkpoint, name_of
 from cir.optim import adamw, trainables
 from cir.prompts import JOINERS, Template
 from cir.randomness import StepRandom
 from cir.schema import Query
+from tests.backbones.blip2_folder import tiny_blip2
+from tests.methods.triplets import NoiseTriplets
 
 TEXTS = ("is blue and has shorter sleeves", "two dogs on grass", "has a red umbrella", "more similar to a cat")
 
@@ -33,6 +37,15 @@ SOURCES = {
 }
 
 
+ELSEWHERE = {"clip_finetune": "blip2", "sprc": "clip", "sprc_rerank": "clip"}
+"""Backbones that a method refuses."""
+NO_VECTORS = {"sprc_rerank"}
+"""Methods that score a ranking's images again and make no query vectors."""
+PAIRS = [(name, kind) for name in METHODS for kind in ("clip", "blip2") if ELSEWHERE.get(name) != kind]
+composing = pytest.mark.parametrize(
+    "pair", [pair for pair in PAIRS if pair[0] not in NO_VECTORS], ids="-".join, indirect=True
+)
+every = pytest.mark.parametrize("pair", PAIRS, ids="-".join, indirect=True)
 OPTIONS = {  # short, and without the files of phrases, which tests/methods/test_oti.py and test_searle.py bring
     "oti": {"steps": 3, "text_weight": 0.0},
     "searle": {"oti_steps": 2, "oti_text_weight": 0.0, "text_weight": 0.0},
@@ -53,7 +66,7 @@ def queries(texts=TEXTS):
 
 
 def references(backbone, name, n=4, seed=0):
-    patches = METHODS[name].reads == "patches"
+    patches = make(name, backbone).reads == "patches"
     shape = (17, backbone.vision_width) if patches else (backbone.vectors, backbone.width)
     return 3 * torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
 
@@ -63,83 +76,117 @@ def compose(method, backbone, reference, asked, join="both_orders"):
     return method.compose(backbone, reference, asked, Template(), JOINERS[join])
 
 
-@pytest.fixture(params=METHODS)
-def name(request):
-    return request.param
+@pytest.fixture(scope="module")
+def tiny_blip2_backbone(tmp_path_factory):
+    return load(str(tiny_blip2(tmp_path_factory.mktemp("tiny-blip2"))), device="cpu")
 
 
-def test_vectors_are_of_unit_length_and_finite(name, tiny_backbone):
-    out = compose(make(name, tiny_backbone), tiny_backbone, references(tiny_backbone, name), queries())
-    extra = 1 if METHODS[name].fusion == "product" else 0  # the text's vector beside the reference's
-    assert out.shape == (4, tiny_backbone.vectors + extra, tiny_backbone.width)
+@pytest.fixture
+def backbones(tiny_backbone, tiny_blip2_backbone):
+    return {"clip": tiny_backbone, "blip2": tiny_blip2_backbone}
+
+
+@pytest.fixture
+def pair(request, backbones):
+    """A method's name and the backbone it is built on."""
+    return request.param[0], backbones[request.param[1]]
+
+
+@composing
+def test_vectors_are_of_unit_length_and_finite(pair):
+    name, backbone = pair
+    out = compose(make(name, backbone), backbone, references(backbone, name), queries())
+    counts = {"product": 2, **dict.fromkeys(("image_only", "sum", "slerp"), backbone.vectors)}
+    count = counts.get(name, 1)
+    assert out.shape == (4, count, backbone.width)
     torch.testing.assert_close(out.norm(dim=-1), torch.ones(out.shape[:2]))
 
 
-def test_a_batch_equals_its_rows(name, tiny_backbone):
-    method, reference, asked = make(name, tiny_backbone), references(tiny_backbone, name), queries()
-    whole = compose(method, tiny_backbone, reference, asked)
-    alone = [compose(method, tiny_backbone, reference[i : i + 1], asked[i : i + 1]) for i in range(4)]
+@composing
+def test_a_batch_equals_its_rows(pair):
+    name, backbone = pair
+    method, reference, asked = make(name, backbone), references(backbone, name), queries()
+    whole = compose(method, backbone, reference, asked)
+    alone = [compose(method, backbone, reference[i : i + 1], asked[i : i + 1]) for i in range(4)]
     torch.testing.assert_close(whole, torch.cat(alone), atol=1e-5, rtol=1e-4)
 
 
-def test_text_and_image_matter_as_declared(name, tiny_backbone):
-    method, reference = make(name, tiny_backbone), references(tiny_backbone, name)
-    out = compose(method, tiny_backbone, reference, queries())
-    other_text = compose(method, tiny_backbone, reference, queries(TEXTS[1:] + TEXTS[:1]))
-    other_image = compose(method, tiny_backbone, references(tiny_backbone, name, seed=9), queries())
+@composing
+def test_text_and_image_matter_as_declared(pair):
+    name, backbone = pair
+    method, reference = make(name, backbone), references(backbone, name)
+    out = compose(method, backbone, reference, queries())
+    other_text = compose(method, backbone, reference, queries(TEXTS[1:] + TEXTS[:1]))
+    other_image = compose(method, backbone, references(backbone, name, seed=9), queries())
     for what, changed in (("text", other_text), ("image", other_image)):
-        moved = (out - changed).abs().amax(dim=(1, 2)) > 1e-4
+        moved = (out - changed).abs().amax(dim=(1, 2)) > 1e-6
         assert bool(moved.all()) if what in method.needs else not bool(moved.any()), what
 
 
-def test_composing_is_deterministic_and_leaves_the_generator(name, tiny_backbone):
-    method, reference = make(name, tiny_backbone), references(tiny_backbone, name)
+@composing
+def test_composing_is_deterministic_and_leaves_the_generator(pair):
+    name, backbone = pair
+    method, reference = make(name, backbone), references(backbone, name)
     state = torch.get_rng_state()
-    one, two = (compose(method, tiny_backbone, reference, queries()) for _ in range(2))
+    one, two = (compose(method, backbone, reference, queries()) for _ in range(2))
     assert torch.equal(one, two) and torch.equal(state, torch.get_rng_state())
 
 
-def test_one_step_moves_all_that_is_trained_and_nothing_else(name, tiny_backbone, make_images):
-    method = make(name, tiny_backbone)
+@every
+def test_one_step_moves_all_that_is_trained_and_nothing_else(pair, make_images):
+    name, backbone = pair
+    method = make(name, backbone)
     if not method.learns_from:
         assert not list(method.parameters()) and not method.trains
         with pytest.raises(NotImplementedError):
-            method.losses(tiny_backbone, None)
+            method.losses(backbone, None)
         return
     named = trainables(method, method.trains)
     before = {n: p.detach().clone() for n, p in method.named_parameters()}
-    frozen = {n: p.detach().clone() for n, p in tiny_backbone.text.named_parameters()}
-    source = make_images(tiny_backbone) if method.learns_from == "images" else SOURCES[method.learns_from]
-    batches = method.prepare(tiny_backbone, source, seed=0, draws=100, store=NoStore())
+    frozen = {n: p.detach().clone() for n, p in backbone.text.named_parameters()}
+    makers = {"images": make_images, "image_triplets": NoiseTriplets}
+    source = makers[method.learns_from](backbone) if method.learns_from in makers else SOURCES[method.learns_from]
+    batches = method.prepare(backbone, source, seed=0, draws=100, store=NoStore())
     method.train()
-    losses = method.losses(tiny_backbone, batches.batch([0, 1, 2, 3], StepRandom(0, 0, 0, 4, 4)))
+    losses = method.losses(backbone, batches.batch([0, 1, 2, 3], StepRandom(0, 0, 0, 4, 4)))
     assert all(term.ndim == 0 and torch.isfinite(term) for term in losses.values())
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in named.values())
     adamw(named, lr=1e-2).step()
     for n, p in method.named_parameters():
         assert torch.equal(p, before[n]) == (n not in named), n
-    for n, p in tiny_backbone.text.named_parameters():
+    for n, p in backbone.text.named_parameters():
         assert torch.equal(p, frozen[n]) and p.grad is None, n
 
 
-def test_the_state_makes_the_round_trip(name, tiny_backbone, tmp_path):
-    method = make(name, tiny_backbone)
-    checkpoint.save(tmp_path, method, tiny_backbone)
-    loaded = checkpoint.load(tmp_path, tiny_backbone)
+@every
+def test_the_state_makes_the_round_trip(pair, tmp_path):
+    name, backbone = pair
+    method = make(name, backbone)
+    checkpoint.save(tmp_path, method, backbone)
+    loaded = checkpoint.load(tmp_path, backbone)
     assert type(loaded) is type(method) and loaded.options == method.options and name_of(loaded) == name
-    reference = references(tiny_backbone, name)
+    reference = references(backbone, name)
     for one, two in zip(method.state_dict().values(), loaded.state_dict().values(), strict=True):
         assert torch.equal(one, two)
-    assert torch.equal(*(compose(m, tiny_backbone, reference, queries()) for m in (method, loaded)))
+    if name not in NO_VECTORS:
+        assert torch.equal(*(compose(m, backbone, reference, queries()) for m in (method, loaded)))
 
 
-def test_the_seed_makes_the_weights(name, tiny_backbone):
+@every
+def test_the_seed_makes_the_weights(pair):
+    name, backbone = pair
     state = torch.get_rng_state()
-    one, two = make(name, tiny_backbone), make(name, tiny_backbone)
+    one, two = make(name, backbone), make(name, backbone)
     for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_backbone_it_cannot_use_is_refused_by_name(name, backbones):
+    with pytest.raises(InputError, match=f"{name}.*backbone|{name}: "):
+        build(name, {}, backbones[ELSEWHERE[name]])
 
 
 def test_unknown_methods_options_and_types_are_named(tiny_backbone):

@@ -9,7 +9,7 @@ from cir import config
 from cir.methods import METHODS, _options
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("context_i2w", "lincir", "oti", "pic2word", "rtd", "searle")
+NAMES = ("clip_finetune", "combiner", "context_i2w", "lincir", "oti", "pic2word", "rtd", "searle", "spn", "sprc")
 RUNS = sorted(path for name in NAMES for path in (ROOT / "experiments" / "runs").glob(f"{name}_*.yaml"))
 
 
@@ -19,7 +19,8 @@ def test_a_preset_loads_and_its_options_are_known(path):
     name = run.method["name"]
     assert path.stem == run.name and path.stem.startswith(name)
     assert isinstance(_options(name, METHODS[name].Options, run.method), METHODS[name].Options)
-    assert run.evaluate and (run.train.steps > 0) == bool(run.train.source) == bool(METHODS[name].learns_from)
+    assert bool(run.evaluate) == (name != "sprc_rerank")  # which searches nothing by itself
+    assert (run.train.steps > 0) == bool(run.train.source) == bool(METHODS[name].learns_from)
     assert METHODS[name].wraps == bool(run.base)
     if run.base:
         base = config.load(ROOT / run.base)
@@ -38,6 +39,16 @@ def test_searle_carries_the_released_settings():
         assert (run.train.lr, run.train.batch, run.train.steps) == (1e-4, 256, 39000)
         assert (run.method["tau"], run.method["text_weight"], run.method["top_k"]) == (0.25, 0.75, 150)
         assert run.backbone.preprocess == "targetpad" and run.prompt.join == "both_orders"
+
+
+def test_sprc_carries_the_released_settings():
+    expected = {"cirr": (1e-5, 11000, 17600, 352, 25.0, 0.4), "fashioniq": (2e-5, 4200, 0, 210, 100.0, 1.0)}
+    for name, (lr, *schedule, weight) in expected.items():
+        run = config.load(ROOT / f"experiments/runs/sprc_{name}.yaml")
+        assert (run.train.lr, run.train.batch, run.train.weight_decay, run.train.eps) == (lr, 128, 0.05, 1e-7)
+        assert [run.train.steps, run.train.schedule_steps, run.train.warmup, run.train.div] == schedule
+        assert (run.train.schedule, run.train.betas, run.backbone.preprocess) == ("onecycle", [0.9, 0.98], "targetpad")
+        assert run.method["rtc"] == run.method["align"] == weight
 
 
 def test_image_methods_carry_pic2words_settings_and_prompts():

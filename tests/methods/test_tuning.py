@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -6,6 +8,7 @@ from cir.methods import NoStore, build, checkpoint, tuning
 from cir.optim import adamw, trainables
 from cir.prompts import tokenize
 from cir.randomness import StepRandom
+from tests.backbones.blip2_folder import tiny_blip2
 
 pytest.importorskip("peft")
 
@@ -52,7 +55,7 @@ def test_adapters_start_as_the_tower_and_equal_the_low_rank_product(tiny_clip_fo
             down, up = (weights[base.replace("base_layer", f"lora_{side}.default")] for side in "AB")
             p.add_(6 / 3 * up @ down)
     adapted = [name for name in weights if ".lora_A." in name]
-    assert len(adapted) == 2 * len(tuning.LAYERS) and not any("projection" in name for name in adapted)
+    assert len(adapted) == 2 * 6 and not any("projection" in name for name in adapted)
     torch.testing.assert_close(method.text.encode(prompt), plain.text.encode(prompt), atol=1e-4, rtol=1e-4)
 
 
@@ -116,3 +119,60 @@ def test_without_peft_the_extra_is_named(tiny_backbone, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(InputError, match=r"cir\[lora\]"):
         make(tiny_backbone, trainable="lora_2")
+
+
+# ------------------------------------------------------------------------------- the Q-Former's text pass (BLIP-2)
+
+
+@pytest.fixture(scope="module")
+def blip2(tmp_path_factory):
+    from cir.backbones import load
+
+    return load(str(tiny_blip2(tmp_path_factory.mktemp("tiny-blip2"), layers=3)), device="cpu")
+
+
+class Wrapping(torch.nn.Module):
+    """A method that calls its tower `text`, as RTD does."""
+
+    def __init__(self, tower):
+        super().__init__()
+        self.text = copy.deepcopy(tower)
+
+
+BLOCK = 16
+"""Parameters of a BERT block's text pass: query, key, value, dense, norm, and two layers and a norm behind it."""
+
+
+@pytest.mark.parametrize(
+    ("trainable", "count", "named", "never"),
+    [
+        ("all", 3 * BLOCK + 2 + 2 + 2, "text.embeddings.word_embeddings.weight", "crossattention"),
+        ("projection", 2, "text.text_projection.bias", "encoder"),
+        ("attention", 3 * 8, "text.qformer.encoder.layer.2.attention.output.dense.weight", "LayerNorm"),
+        ("layer_norm", 3 * 4 + 2, "text.qformer.layernorm.weight", "dense"),
+        ("last_1", BLOCK + 2, "text.qformer.encoder.layer.2.output.LayerNorm.bias", "layer.1."),
+        ("last_3", 3 * BLOCK + 2, "text.qformer.encoder.layer.0.intermediate.dense.weight", "embeddings"),
+    ],
+)
+def test_parts_of_the_qformers_text_pass(blip2, trainable, count, named, never):
+    method = Wrapping(blip2.text)
+    chosen = trainables(method, tuning.prepared(trainable, method.text))
+    assert len(chosen) == count and named in chosen and not any(never in name for name in chosen)
+    prompt = tokenize(blip2.tokenizer, [["a red dress"]])
+    (method.text.encode(prompt) ** 2).sum().backward()
+    assert all(parameter.grad is not None for parameter in chosen.values())
+    assert all(p.grad is None for name, p in method.named_parameters() if name not in chosen)
+
+
+def test_adapters_in_the_qformers_text_pass(blip2):
+    method = Wrapping(blip2.text)
+    patterns = tuning.prepared("lora_2", method.text)
+    prompt = tokenize(blip2.tokenizer, [["a red dress"], ["two dogs on grass"]])
+    assert torch.equal(method.text.encode(prompt), blip2.text.encode(prompt))
+    chosen = trainables(method, patterns)
+    adapted = {name.split(".lora_")[0] for name in chosen}
+    assert len(chosen) == 2 * len(adapted) and len(adapted) == 3 * 6
+    kinds = ("attention.query", "attention.key", "attention.value", "attention.output.dense", "intermediate.dense")
+    assert all(any(name.endswith(kind) for kind in (*kinds, "output.dense")) for name in adapted)
+    with pytest.raises(InputError, match="last_1 to last_3"):
+        tuning.prepared("last_4", Wrapping(blip2.text).text)

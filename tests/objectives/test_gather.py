@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from pytest import approx
 
-from cir.objectives import clip_ce, cosine, gather, mse, nt_xent
+from cir.objectives import clip_ce, cosine, gather, info_nce, max_similarity, mse, nt_xent
 
 
 def sides():
@@ -21,11 +21,17 @@ def weight():
     return torch.nn.Parameter(torch.randn(4, 4, generator=torch.Generator().manual_seed(1)))
 
 
+def pairs(rows):
+    """Two vectors of two numbers for every row of four."""
+    return rows.unflatten(-1, (2, 2))
+
+
 MEMORY = torch.nn.functional.normalize(torch.randn(5, 4, generator=torch.Generator().manual_seed(2)), dim=-1)
 OBJECTIVES = {
     "nt_xent": lambda a, b: nt_xent(gather(a), gather(b), 0.1),
     "nt_xent with a memory": lambda a, b: nt_xent(gather(a), gather(b), 0.1, MEMORY),
     "clip_ce": lambda a, b: clip_ce(gather(a), gather(b), 100.0),
+    "info_nce": lambda a, b: info_nce(max_similarity(pairs(gather(a)), pairs(gather(b))) / 0.1),
     "cosine": cosine,  # a mean over rows: equal shares need no gathering
     "mse": mse,
 }

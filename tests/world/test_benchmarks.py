@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from cir.world import benchmarks
-from cir.world.benchmarks import KINDS_ASKED, Gallery, text_match
+from cir.world import benchmarks, pictures
+from cir.world.benchmarks import FAMILY, KINDS_ASKED, Gallery, text_match
 from cir.world.scenes import Edit, Group, edited, lay_out, outcome, pins
 
 BUILT = {
@@ -88,3 +88,69 @@ def test_matches_finds_what_was_added():
 
 def test_the_same_seed_asks_the_same():
     assert benchmarks.cirr(1, 0.1)[1] == benchmarks.cirr(1, 0.1)[1] != benchmarks.cirr(2, 0.1)[1]
+
+
+# --- train splits -----------------------------------------------------------------------------------------------
+
+
+TAKEN = pictures.known(0, 0.1)
+TRAINED = {
+    "cirr": lambda seed=0, taken=TAKEN: benchmarks.cirr_train(seed, 0.1, taken),
+    **{
+        f"fashioniq {c}": lambda seed=0, taken=TAKEN, c=c: benchmarks.fashioniq_train(seed, c, 0.2, taken)
+        for c in range(3)
+    },
+}
+
+
+@pytest.fixture(scope="module", params=TRAINED)
+def trained(request):
+    return request.param, *TRAINED[request.param]()
+
+
+def test_a_train_split_is_as_large_as_said_and_asks_every_kind_alike(trained):
+    name, gallery, questions = trained
+    assert len(questions) == benchmarks.lesson_count(name.split()[0], 0.1 if name == "cirr" else 0.2)
+    assert len(gallery.scenes) == 2 * len(questions)
+    asked = Counter(question.kind for question in questions)
+    impossible = {"fashioniq 0": {"remove"}, "fashioniq 2": {"add"}}.get(name, set())
+    assert set(asked) == set(KINDS_ASKED) - impossible and max(asked.values()) - min(asked.values()) <= 2
+    assert all(len(question.edits) == {"two": 2, "three": 3}.get(question.kind, 1) for question in questions)
+
+
+def test_a_question_to_learn_from_has_one_right_answer_in_the_whole_split(trained):
+    _, gallery, questions = trained
+    for question in questions[::3]:
+        groups, background = outcome(gallery.scenes[question.reference], question.edits)
+        right = [
+            index
+            for index, scene in enumerate(gallery.scenes)
+            if (scene.background, scene.groups) == (background, groups)
+            and all(scene.cell(shape) == cell for shape, cell in pins(question.edits).items())
+        ]
+        assert right == [*question.targets] and question.reference not in right
+        assert {question.reference, right[0]} < set(question.subset) and len(set(question.subset)) == FAMILY
+
+
+def test_no_two_families_show_the_same_and_none_shows_what_a_benchmark_shows(trained):
+    name, gallery, questions = trained
+    shown = [{gallery.scenes[i].key for i in range(start, start + FAMILY)} for start in range(0, 2 * len(questions), 6)]
+    assert sum(map(len, shown)) == len(set.union(*shown))
+    assert not set.union(*shown) & TAKEN
+    careless = {scene.key for scene in TRAINED[name](taken=frozenset())[0].scenes}
+    assert careless & TAKEN  # without asking, some would be
+    families = {frozenset(question.subset) for question in questions}
+    assert len(families) == len(questions) // 3 and sum(map(len, families)) == len(gallery.scenes)
+
+
+def test_a_family_holds_the_reference_again_and_what_matches_the_text_only(trained):
+    _, gallery, _ = trained
+    for start in range(0, len(gallery.scenes), FAMILY):
+        reference, target, again, *_, textual = gallery.scenes[start : start + FAMILY]
+        assert again.key == reference.key and all(scene.groups for scene in gallery.scenes)
+        assert textual.key != target.key
+
+
+def test_a_train_split_comes_from_its_seed(trained):
+    name, _, questions = trained
+    assert TRAINED[name]()[1] == questions != TRAINED[name](seed=1)[1]

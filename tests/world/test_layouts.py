@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from PIL import Image
 from cir import data
 from cir.data import images
 from cir.errors import InputError
-from cir.world import corpus, layouts
+from cir.world import benchmarks, corpus, layouts, pictures
+from cir.world.render import draw
 
 SCALE = 0.05
 
@@ -80,3 +82,90 @@ def test_training_texts_come_from_the_seed(tmp_path):
     assert list(corpus.captions(20, 0)) == list(corpus.captions(20, 0)) != list(corpus.captions(20, 1))
     for row in corpus.triplets(50, 0):
         assert set(row) == {"reference_caption", "conditioning_caption", "target_caption"} and all(row.values())
+
+
+# --- train splits -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def taught(small_world, tmp_path_factory):
+    """The small world with its train splits, added to a copy."""
+    root = tmp_path_factory.mktemp("taught") / "world"
+    shutil.copytree(small_world, root)
+    assert layouts.add_train(root)
+    return root
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["world/cirr/train", "world/fashioniq/train"])
+def test_ordinary_loaders_read_the_train_splits(taught, name):
+    for part in data.expand(name):
+        found = images.check(data.load(part, taught))
+        assert found.name == part and found.labelled and not found.stamps and found.split == "train"
+        assert all(query.tags and query.reference in found.gallery for query in found.queries)
+        assert {len(query.texts) for query in found.queries} == {1 if "cirr" in name else 2}
+        if "cirr" in name:
+            assert {Path(place).parts[0] for place in found.paths.values()} == {"train"}
+            assert all(
+                len(set(q.candidates)) == 6 and {q.reference, *q.targets} < {*q.candidates} for q in found.queries
+            )
+
+
+def test_what_was_there_is_left_alone_and_a_second_call_adds_nothing(world, taught):
+    before, after = files(world), files(taught)
+    assert {name for name in before if after[name] != before[name]} == {"world.json"}
+    old, new = (json.loads(content["world.json"]) for content in (before, after))
+    assert new["counts"]["cirr"].pop("train") == {"queries": 201, "gallery": 402}
+    for category in layouts.CATEGORIES:
+        assert new["counts"]["fashioniq"][category].pop("train") == {"queries": 66, "gallery": 132}
+    assert old == new
+    added = sum(layouts.lacking(world).values())
+    assert added == 402 + 3 * 132 == sum(name.endswith(".png") for name in set(after) - set(before))
+    for name in ("world/cirr/val", *data.expand("world/fashioniq/val")):
+        assert data.load(name, world).fingerprint == data.load(name, taught).fingerprint
+    assert layouts.lacking(taught) == {} and not layouts.add_train(taught) and files(taught) == after
+
+
+def test_an_interrupted_call_is_finished_by_the_next(world, taught, tmp_path):
+    root, drawn = tmp_path / "world", []
+    shutil.copytree(world, root)
+
+    def interrupt(count: int) -> None:
+        drawn.append(count)
+        if len(drawn) == 3 * 132 + 40:  # in CIRR's split, FashionIQ's is there
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        layouts.add_train(root, interrupt)
+    assert layouts.lacking(root) == {"CIRR": 402} and not [path for path in root.iterdir() if path.name[0] == "."]
+    assert len(data.load("world/fashioniq/dress/train", root).queries) == 66
+    with pytest.raises(InputError, match=r"cap\.rc2\.train\.json"):
+        data.load("world/cirr/train", root)
+    drawn.clear()
+    assert layouts.add_train(root, lambda count: drawn.append(count)) and sum(drawn) == 402
+    assert files(root) == files(taught)
+
+
+def test_a_picture_shows_the_scene_that_its_row_names(taught):
+    """By hand: the texts of a row, and the pixels of its pair, are those of one question."""
+    gallery, questions = benchmarks.cirr_train(0, SCALE, pictures.known(0, SCALE))
+    found = data.load("world/cirr/train", taught)
+    for question, query in list(zip(questions, found.queries, strict=True))[::40]:
+        assert query.texts == question.texts and query.tags == (question.kind,)
+        for name, number in ((query.reference, question.reference), (query.targets[0], question.targets[0])):
+            with Image.open(found.root / found.paths[name]) as picture:
+                shown = draw(gallery.scenes[number], 2**61 + number)[0]
+                assert picture.tobytes() == shown.tobytes()
+
+
+def test_no_picture_of_a_train_split_is_a_benchmarks(taught):
+    def pixels(part: str) -> set[bytes]:
+        return {path.read_bytes() for path in taught.rglob("*.png") if part in path.parts}
+
+    train = pixels("train")
+    assert len(train) == 402 and not train & pixels("dev")
+    names = {split: set(data.load(f"fashioniq/shirt/{split}", taught).gallery) for split in ("train", "val")}
+    assert len(names["train"]) == 132 and not names["train"] & names["val"]
