@@ -33,8 +33,8 @@ class Adapter(Pretrained):
     def _open(self) -> None:
         """Read the projector, where there is one; what copies a part of the backbone waits for it."""
         inner = checkpoint.innermost(self.described)
-        needs_none = issubclass(METHODS.get(inner["method"], Method), PseudoWordMethod)
-        self._projector = checkpoint.projector(self.folder, self.device) if needs_none else None
+        copies = METHODS.get(inner["method"], Method).copies
+        self._projector = None if copies else checkpoint.projector(self.folder, self.device)
         self._method = None if self.described.get("base") else self._projector
 
     @staticmethod

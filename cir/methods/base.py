@@ -134,6 +134,7 @@ class Method(nn.Module):
     `triplets`, `images`, whose rows are `Images`, `image_triplets`), empty for a method that is not trained; `wraps`
     says that it takes another method as `base`. `reads` says what `compose` gets of a reference: its joint features, or
     its patch tokens "b p v". `fusion` says how several vectors of one query make one score (`Embeddings.fusion`).
+    `copies` says that it begins with a part of the backbone, so that it cannot be built from widths alone.
     `matches` says that it can score pictures of a ranking again (`match`). With `all_reduce` off every process of a
     training run keeps its own gradients, and the first one's weights are saved. `settled` is set where the weights come
     from a checkpoint: they will not change, so what they make of pictures may be kept.
@@ -147,6 +148,7 @@ class Method(nn.Module):
     reads: Literal["features", "patches"] = "features"
     fusion: ClassVar[Literal["max", "product"]] = "max"
     Options: ClassVar[type] = NoOptions
+    copies: ClassVar[bool] = False
     matches: bool = False
     all_reduce: bool = True
     settled: bool = False

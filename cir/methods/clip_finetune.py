@@ -67,6 +67,7 @@ class ClipFinetune(Method):
 
     paper = "Baldrati et al., CVPR Workshops 2022; TOMM 2023, arXiv:2308.11485"
     learns_from = "image_triplets"
+    copies = True
     Options = ClipFinetuneOptions
 
     def __init__(self, options: ClipFinetuneOptions, backbone: Backbone, base: Method | None = None) -> None:

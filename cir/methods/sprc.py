@@ -58,6 +58,7 @@ class SPRC(Method):
     paper = "Bai et al., ICLR 2024, arXiv:2310.05473"
     learns_from = "image_triplets"
     reads = "patches"
+    copies = True
     Options = SPRCOptions
 
     def __init__(self, options: SPRCOptions, backbone: Backbone, base: Method | None = None) -> None:

@@ -42,6 +42,7 @@ class SPRCRerank(Method):
     paper = "Bai et al., ICLR 2024, arXiv:2310.05473"
     learns_from = "image_triplets"
     reads = "patches"
+    copies = True
     matches = True
     Options = SPRCRerankOptions
 

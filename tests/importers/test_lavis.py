@@ -382,7 +382,7 @@ def test_sprc_becomes_a_backbone_and_a_method_on_it(run_import, tmp_path):
     assert lines[0].startswith("sprc: SPRC's BLIP-2") and "under 'Blip2QformerCirAlignPrompt'" in lines[0]
     settings, out = configs.load(tmp_path / "out" / "config.yaml"), tmp_path / "out"
     assert (settings.backbone.name, settings.backbone.preprocess) == (str(out / "backbone"), "targetpad")
-    assert settings.method["name"] == "sprc" and settings.prompt.join == "first_and_second"
+    assert settings.method["name"] == "sprc" and settings.prompt.join == "capital_first"
     backbone = backbones.load(settings.backbone.name, device="cpu", preprocess=settings.backbone.preprocess)
     method = checkpoint.load(out, backbone)
     own = method.state_dict()
