@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from cir.backbones.base import TextTower, splice
-from cir.backbones.text import GROUP, GROUPS
+from cir.backbones.text import by_length
 from cir.schema import Prompt
 
 LN_VISION_EPS = 1e-5
@@ -144,13 +144,7 @@ class Blip2TextTower(TextTower):
         owner: Int[np.ndarray, " b"] | None = None,
     ) -> Float[Tensor, "b d"]:
         """Encode a rendered prompt on the tower's device, rows of similar length together, as `PaddedTower` does."""
-        order = np.argsort(prompt.ends, kind="stable")
-        groups = np.array_split(order, min(GROUPS, max(1, len(order) // GROUP)))
-        if len({int(prompt.ends[group[-1]]) for group in groups if len(group)}) <= 1:
-            return super().encode(prompt, pseudo, owner)
-        owner = np.arange(len(prompt)) if owner is None else owner
-        vectors = torch.cat([super(Blip2TextTower, self).encode(prompt[g], pseudo, owner[g]) for g in groups])
-        return vectors[torch.from_numpy(np.argsort(order, kind="stable")).to(vectors.device)]
+        return by_length(super().encode, prompt, pseudo, owner)
 
 
 def up_to_end(ids: Int[Tensor, "b l"], ends: Int[Tensor, " b"]) -> tuple[Int[Tensor, "b m"], Bool[Tensor, "b m"]]:

@@ -27,6 +27,22 @@ def causal_mask(length: int, like: Tensor) -> Float[Tensor, "1 1 l l"]:
     return mask.triu(1)[None, None]
 
 
+def by_length(
+    encode: Callable[..., Float[Tensor, "b d"]],
+    prompt: Prompt,
+    pseudo: Float[Tensor, "o n w"] | None,
+    owner: Int[np.ndarray, " b"] | None,
+) -> Float[Tensor, "b d"]:
+    """Encode rows of similar length together (`TextTower.encode`), so that short ones are not padded to the longest."""
+    order = np.argsort(prompt.ends, kind="stable")
+    groups = np.array_split(order, min(GROUPS, max(1, len(order) // GROUP)))
+    if len({int(prompt.ends[group[-1]]) for group in groups if len(group)}) <= 1:
+        return encode(prompt, pseudo, owner)
+    owner = np.arange(len(prompt)) if owner is None else owner
+    vectors = torch.cat([encode(prompt[group], pseudo, owner[group]) for group in groups])
+    return vectors[torch.from_numpy(np.argsort(order, kind="stable")).to(vectors.device)]
+
+
 class PaddedTower(TextTower):
     """CLIP's causal text tower on padded rows, cut to the longest prompt of the batch.
 
@@ -69,13 +85,7 @@ class PaddedTower(TextTower):
         owner: Int[np.ndarray, " b"] | None = None,
     ) -> Float[Tensor, "b d"]:
         """Encode a rendered prompt on the tower's device, rows of similar length together."""
-        order = np.argsort(prompt.ends, kind="stable")
-        groups = np.array_split(order, min(GROUPS, max(1, len(order) // GROUP)))
-        if len({int(prompt.ends[group[-1]]) for group in groups if len(group)}) <= 1:
-            return super().encode(prompt, pseudo, owner)
-        owner = np.arange(len(prompt)) if owner is None else owner
-        vectors = torch.cat([super(PaddedTower, self).encode(prompt[g], pseudo, owner[g]) for g in groups])
-        return vectors[torch.from_numpy(np.argsort(order, kind="stable")).to(vectors.device)]
+        return by_length(super().encode, prompt, pseudo, owner)
 
 
 class WholeTower(TextTower):
