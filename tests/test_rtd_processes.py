@@ -5,7 +5,6 @@ Run as a script this file trains one tower per entry of MODES.
 
 import os
 import random
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from cir.objectives import nt_xent
 from cir.optim import adamw, trainables
 from cir.train import train
 from cir.train.order import Feed, Share
+from tests.torchrun import two_processes
 
 WORDS = "a red blue dress shirt two dogs cats on grass sofa person umbrella rain the photo of shorter sleeves".split()
 CONFIG = TrainConfig(steps=5, batch=8, lr=1e-3, log_every=1, eps=1e-4)
@@ -64,12 +64,7 @@ def main(folder, out):
 def shared(tiny_clip_folder, tmp_path_factory):
     pytest.importorskip("peft")
     out = tmp_path_factory.mktemp("shared")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
-    done = subprocess.run(
-        [*command, str(tiny_clip_folder), str(out)], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=280,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:]
+    two_processes(__file__, tiny_clip_folder, out, timeout=280)
     return {name: load_file(out / name / "last" / "model.safetensors") for name in MODES}
 
 

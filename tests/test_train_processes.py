@@ -4,7 +4,6 @@ Run as a script this file trains LinCIR, then RTD on it.
 """
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from safetensors.torch import load_file
 from cir.config import TrainConfig
 from cir.methods import build
 from cir.train import Stopped, train
+from tests.torchrun import ENVIRONMENT, two_processes
 
 WORDS = "a red blue dress shirt two dogs cats on grass sofa person umbrella rain the photo of shorter sleeves".split()
 CONFIG = TrainConfig(steps=12, batch=8, lr=1e-3, log_every=1, save_every=4, eps=1e-4)
@@ -57,11 +57,9 @@ def assert_same(one, two):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def script(folder, out, *prefix, wait=True):
-    command = [sys.executable, *prefix, __file__, str(folder), str(out)]
-    process = subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def script(folder, out, wait=True):
+    command = [sys.executable, __file__, str(folder), str(out)]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if wait:
         said, _ = process.communicate(timeout=240)
         assert process.returncode == 0, said[-3000:]
@@ -123,7 +121,7 @@ def test_a_run_killed_at_random_steps_ends_bit_identical(tiny_clip_folder, unint
 
 
 def test_two_processes_equal_one_with_the_concatenated_batch(tiny_clip_folder, uninterrupted, tmp_path):
-    script(tiny_clip_folder, tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    two_processes(__file__, tiny_clip_folder, tmp_path, timeout=240)
     for name in ("lincir", "rtd"):
         one, two = history(uninterrupted / name), history(tmp_path / name)
         assert [line["step"] for line in one] == [line["step"] for line in two]

@@ -3,11 +3,8 @@
 Run as a script this file computes a step of two processes.
 """
 
-import os
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +22,7 @@ from cir.prompts import JOINERS, Template, tokenize, training_text
 from cir.randomness import StepRandom
 from cir.train import train
 from tests.methods.triplets import TEXTS, NoiseTriplets
+from tests.torchrun import two_processes
 
 ROWS = [0, 1, 2, 4]
 PREFIXES = {
@@ -314,22 +312,14 @@ def main(folder, out):
     found = {name: shared_step(folder, name, start, start + 3, processes=2) for name in NAMES}
     if dist.get_rank() == 0:
         torch.save(found, out)
+    dist.barrier()
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def shared(tiny_clip_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("processes") / "out"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    done = subprocess.run(
-        [*command, "tests.methods.test_clip_finetune", str(tiny_clip_folder), str(out)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    two_processes(__file__, tiny_clip_folder, out, timeout=240)
     return torch.load(out, weights_only=True)
 
 

@@ -3,8 +3,6 @@
 Run as a script this file computes both, on its share of the rows.
 """
 
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch.nn.functional import interpolate
 from cir.methods import NoStore, build
 from cir.optim import trainables
 from cir.randomness import StepRandom
+from tests.torchrun import two_processes
 
 CAPTIONS = ("a red dress", "two dogs on grass", "it is", "the photo of a cat", "a sofa", "an umbrella")
 NAMES = {
@@ -86,21 +85,14 @@ def main(folder, out):
     found = {name: step(folder, name, start, start + 3, processes=2) for name in NAMES}
     if dist.get_rank() == 0:
         torch.save(found, out)
+    dist.barrier()
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def shared(tiny_clip_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("processes") / "out"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, __file__, str(tiny_clip_folder), str(out)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    two_processes(__file__, tiny_clip_folder, out, timeout=240)
     return torch.load(out, weights_only=True)
 
 

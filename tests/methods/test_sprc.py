@@ -1,7 +1,5 @@
 """SPRC against plain calls of Hugging Face's modules: four passes, three losses, gradients; and its training."""
 
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from cir.schema import Query
 from cir.train import train
 from tests.backbones.blip2_folder import tiny_blip2
 from tests.methods.triplets import NoiseTriplets
+from tests.torchrun import two_processes
 
 ROOT = Path(__file__).parents[2]
 LONG = "a small red circle that is on the left and " * 5
@@ -445,21 +444,14 @@ def main(folder, out):
     found = {name: step(folder, name, start, start + 3, processes=2) for name in OPTIONS}
     if dist.get_rank() == 0:
         torch.save(found, out)
+    dist.barrier()
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def shared(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("processes") / "out"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, __file__, str(folder), str(out)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    two_processes(__file__, folder, out, timeout=400)
     return torch.load(out, weights_only=True)
 
 

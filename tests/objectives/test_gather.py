@@ -1,7 +1,5 @@
 """Every objective under two processes has the value and the gradients of one with the concatenated batch."""
 
-import os
-import subprocess
 import sys
 
 import pytest
@@ -10,6 +8,7 @@ import torch.distributed as dist
 from pytest import approx
 
 from cir.objectives import clip_ce, cosine, gather, info_nce, max_similarity, mse, nt_xent
+from tests.torchrun import two_processes
 
 
 def sides():
@@ -54,29 +53,22 @@ def work(out):
             found[f"{name}/{what}"] = value / 2
     if rank == 0:
         torch.save(found, out)
+    dist.barrier()
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
+def shared(tmp_path_factory):
     out = tmp_path_factory.mktemp("gather") / "out"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, __file__, str(out)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    two_processes(__file__, out, timeout=120)
     return torch.load(out, weights_only=True)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_two_processes_equal_one_with_the_concatenated_batch(two_processes, objective):
+def test_two_processes_equal_one_with_the_concatenated_batch(shared, objective):
     one = outcome(objective, slice(None))
-    assert float(two_processes[f"{objective}/loss"]) == approx(float(one["loss"]), rel=1e-5)
-    torch.testing.assert_close(two_processes[f"{objective}/gradient"], one["gradient"], rtol=1e-5, atol=1e-5)
+    assert float(shared[f"{objective}/loss"]) == approx(float(one["loss"]), rel=1e-5)
+    torch.testing.assert_close(shared[f"{objective}/gradient"], one["gradient"], rtol=1e-5, atol=1e-5)
     assert one["gradient"].abs().max() > 1e-3
 
 
