@@ -10,7 +10,7 @@ LAVIS_PYTHON ?= $(shell for python in python3.10 $(HOME)/.pyenv/versions/3.10.*/
 LAVIS_OUT := out/lavis
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lavis lint types format golden speed world ablations clean
+.PHONY: help demo test test-lavis lint types format golden speed world world-supervised world-blip2 ablations clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -59,6 +59,12 @@ speed: $(STAMP)  ## measure search, metrics and training steps against plain twi
 
 world: $(STAMP)  ## train every method on the bundled world, three seeds each: docs/world.md's table (an hour)
 	bash experiments/world.sh
+
+world-supervised: $(STAMP)  ## the same for human triplets: CLIP4Cir's two stages and SPN (an hour)
+	bash experiments/world_supervised.sh
+
+world-blip2: $(STAMP)  ## the same on the tiny BLIP-2: inversion, Combiner, SPRC, SPN, second looks (hours)
+	bash experiments/world_blip2.sh
 
 ablations: $(STAMP)  ## take RTD apart on the bundled world: docs/ablations/rtd_world.md (hours; JOBS=2 at a time)
 	bash experiments/ablations/rtd_world.sh

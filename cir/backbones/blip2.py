@@ -163,7 +163,7 @@ class Blip2Backbone:
     ) -> Float[Tensor, " n"]:
         """Give the probability that picture i (`encode_patches`) and row i of the prompt belong together.
 
-        The matching head (image-text matching, section 3.1) reads queries that have seen picture and text; its two
+        The matching head (image-text matching, section 3.2) reads queries that have seen picture and text; its two
         logits are averaged over the queries, the second one's softmax is the probability. Pairs are taken in blocks,
         moved to the device one by one. Raises InputError where pictures and rows differ in number.
         """

@@ -28,11 +28,12 @@ def pretrain(
     seed: Annotated[int, typer.Option(help="Seed of weights and data order.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Steps; default as in the model card.")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="A few steps, to see that it runs.")] = False,
+    model: Annotated[str, typer.Option(help="clip, or blip2: made from the bundled CLIP's vision tower.")] = "clip",
 ) -> None:
-    """Train the bundled CLIP from scratch on the world; resumes by itself."""
+    """Train a bundled model from scratch on the world; resumes by itself."""
     from cir.world.commands import pretrain
 
-    pretrain(out, seed=seed, steps=steps, smoke=smoke)
+    pretrain(out, seed=seed, steps=steps, smoke=smoke, model=model)
 
 
 @command(app, "sheet", "cir world sheet sheet.png")

@@ -57,8 +57,9 @@ def pretrain(out: Path, seed: int = 0, steps: int | None = None, smoke: bool = F
     else:
         from cir.world import pretrain_blip2
 
-        stages = (4, 4) if smoke else (pretrain_blip2.STEPS[0], steps or pretrain_blip2.STEPS[1])
-        scores = pretrain_blip2.pretrain(out, seed, stages, 0.01 if smoke else 1.0, scenes=50 if smoke else 500)
+        first, second, third = pretrain_blip2.STEPS
+        parts = (4, 4, 4) if smoke else (first, steps or second, third)
+        scores = pretrain_blip2.pretrain(out, seed, parts, 0.01 if smoke else 1.0, scenes=50 if smoke else 500)
     for name, value in scores.items():
         typer.echo(f"{name:<28} {value:.4f}")
     typer.echo(f"model: {out / 'model'}")

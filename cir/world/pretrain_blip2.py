@@ -2,14 +2,15 @@
 
 BLIP-2's first stage (Li et al., ICML 2023, arXiv:2301.12597, section 3.2): the vision tower is frozen, the Q-Former
 learns by contrast and by matching, and in place of the language-model loss from the world's ground truth. The tower is
-tiny CLIP's, distilled into the shape that `Blip2VisionModel` has.
+tiny CLIP's, distilled into the shape that `Blip2VisionModel` has. Matching is learnt late and slowly, so it has a stage
+to itself.
 """
 
 import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ from cir.world.grammar import ALL, BENCH, TRAIN, caption, full_caption
 from cir.world.pool import Pool
 from cir.world.pretraining import Heads, Truth, truth
 from cir.world.render import draw
-from cir.world.scenes import KINDS, Scene, edited, propose_many, sample_scene
+from cir.world.scenes import KINDS, SHAPES, Scene, edited, propose_many, sample_scene
 
-STEPS = (300, 2000)
+STEPS = (300, 2000, 1600)
 PICTURES = 40_000
 POOL_SEED = 0
 LEAST_TEMPERATURE = 0.01
@@ -46,7 +47,7 @@ _BLOCK = 250
 def pretrain(
     out: Path,
     seed: int = 0,
-    steps: tuple[int, int] = STEPS,
+    steps: tuple[int, int, int] = STEPS,
     pool_scale: float = 1.0,
     clip: Path = TEACHER,
     scenes: int = 500,
@@ -71,6 +72,8 @@ def pretrain(
     tokens = _kept_tokens(out / "pool", blip, source)
     method = Pretraining(Blip2Options(steps[1]), blip, tokens)
     _run(method, blip, source, _settings(steps[1], 64), out / "stage-1", seed)
+    last = Matching(MatchingOptions(), blip, tokens)
+    _run(last, blip, source, replace(_settings(steps[2], 64), lr=5e-4), out / "stage-2", seed)
     scores = measure(blip, scenes)
     model = out / "model"
     shutil.rmtree(model, ignore_errors=True)
@@ -213,26 +216,104 @@ class Pretraining(Method):
         parts = self.blip.parts
         normed = parts.normed(batch.tokens)
         seen, read = self.blip.seen(normed), self.blip.read(batch.rows)
-        similar = max_similarity(parts.text_projection(read)[:, None], parts.vision_projection(seen))
-        similar = similar / self.blip.temperature.clamp(min=LEAST_TEMPERATURE)
+        similar = contrast(self.blip, parts.vision_projection(seen), parts.text_projection(read))
         told = self.heads.scene(seen.float().mean(dim=1), batch.truth) + self.heads.scene(read.float(), batch.truth)
         terms = {"itc": (info_nce(similar) + info_nce(similar.T)) / 2, "aux": self.options.aux_weight * told}
         if batch.step >= self.options.alone * self.options.steps:
-            terms["itm"] = self._matching(normed, batch, similar.detach())
+            rows = round(self.options.matched * len(normed))
+            of_image, of_text = matches(similar[:rows].detach(), similar.T[:rows].detach(), batch.noise[:rows])
+            ids, mask = batch.rows
+            terms["itm"] = matching(self.blip.match(normed[of_image], (ids[of_text], mask[of_text])))
         return terms
 
-    def _matching(self, normed: Float[Tensor, "b p v"], batch: PairBatch, similar: Float[Tensor, "b b"]) -> Tensor:
-        """Cross-entropy of the matching head: each row with its own, and each side with a hard negative of the other.
 
-        `similar` has texts as rows and images as columns.
-        """
-        own = torch.arange(round(self.options.matched * len(normed)), device=normed.device)
-        other_images = hard_negatives(similar[own], batch.noise[own, 0])
-        other_texts = hard_negatives(similar.T[own], batch.noise[own, 1])
-        of_image, of_text = torch.cat([own, other_images, own]), torch.cat([own, own, other_texts])
+@dataclass
+class MatchingOptions:
+    """How the matching head is trained alone.
+
+    `matched` is the share of a batch that it sees; the first `full` of a batch have captions that tell everything, so
+    that a scene one edit away is a wrong one; of ten rows `easy` have negatives drawn evenly, the others by the
+    contrast. `differ_weight` is that of the read-out of what differs.
+    """
+
+    matched: float = 0.5
+    full: float = 0.4
+    easy: int = 3
+    differ_weight: float = 0.3
+
+
+class Matching(Method):
+    """Matching with hard negatives, the contrast going on beside it, and a read-out of what differs.
+
+    Against hard negatives alone the matching loss hardly leaves that of a guess. Two things make it fall: full captions
+    for the rows it sees, and a linear head on the queries, read together with a text, that tells which shapes (or the
+    background) are not as in the text's own scene. The head is thrown away.
+    """
+
+    needs = frozenset({"image", "text"})
+    learns_from = "scenes"
+    trains = (r"differ\..*", r"blip\.(temperature|model\.(?!vision_model\.(embeddings|encoder)\.).*)")
+    Options = MatchingOptions
+
+    def __init__(self, options: MatchingOptions, blip: TinyBlip2, tokens: Float16[np.ndarray, "n p v"]) -> None:
+        nn.Module.__init__(self)
+        self.options, self.blip, self.tokens = options, blip, tokens
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of("differ"))
+            self.differ = nn.Linear(blip.model.query_tokens.shape[1] * blip.word_width, len(SHAPES) + 1)
+
+    def prepare(self, backbone: Any, source: Any, *, seed: int, draws: int, store: Store) -> "Pairs":
+        """Make rows of a scene and its one-edit neighbour, the first of a batch with full captions."""
+        return Pairs(self.blip, source, self.tokens, seed, self.options.full)
+
+    def losses(self, backbone: Any, batch: PairBatch) -> dict[str, Tensor]:
+        """Contrast all rows both ways; match a share of them and tell what differs in each pair."""
+        parts = self.blip.parts
+        normed = parts.normed(batch.tokens)
+        similar = contrast(self.blip, self.blip.images(normed), self.blip.texts(batch.rows))
+        rows = round(self.options.matched * len(normed))
+        hard = (torch.arange(rows, device=similar.device) % 10 >= self.options.easy).float()[:, None]
+        drawn = similar.detach()
+        of_image, of_text = matches(drawn[:rows] * hard, drawn.T[:rows] * hard, batch.noise[:rows])
         ids, mask = batch.rows
-        logits = self.blip.match(normed[of_image], (ids[of_text], mask[of_text]))
-        return F.cross_entropy(logits, (torch.arange(len(logits), device=own.device) < len(own)).long())
+        fused = parts.fuse(normed[of_image], ids[of_text], mask[of_text])
+        queries = fused[:, : self.blip.model.query_tokens.shape[1]].float().flatten(1)
+        told = F.binary_cross_entropy_with_logits(
+            self.differ(queries), differences(batch.truth[of_image], batch.truth[of_text]), reduction="none"
+        )
+        return {
+            "itc": (info_nce(similar) + info_nce(similar.T)) / 2,
+            "itm": matching(parts.matching(fused).float()),
+            "differ": self.options.differ_weight * told.sum(dim=1).mean(),
+        }
+
+
+def contrast(blip: TinyBlip2, images: Float[Tensor, "b t d"], texts: Float[Tensor, "b d"]) -> Float[Tensor, "b b"]:
+    """Logits of texts (rows) and images (columns): greatest cosine over an image's vectors by the temperature."""
+    return max_similarity(texts[:, None], images) / blip.temperature.clamp(min=LEAST_TEMPERATURE)
+
+
+def differences(left: Truth, right: Truth) -> Float[Tensor, "n s"]:
+    """Say of two scenes each, for every shape, whether it is another (or only in one), and last of the background."""
+    shapes = (left.attributes != right.attributes).any(dim=2)
+    return torch.cat([shapes, (left.backgrounds != right.backgrounds)[:, None]], dim=1).float()
+
+
+def matches(
+    texts: Float[Tensor, "m b"], images: Float[Tensor, "m b"], noise: Float[Tensor, "m 2 b"]
+) -> tuple[Int[Tensor, " 3*m"], Int[Tensor, " 3*m"]]:
+    """Pair rows for the matching head, as indices of images and of texts: each with its own, then with negatives.
+
+    `texts` are the logits of m texts over all images, by which images are drawn for them, `images` those of m images.
+    """
+    own = torch.arange(len(texts), device=texts.device)
+    other_images, other_texts = hard_negatives(texts, noise[:, 0]), hard_negatives(images, noise[:, 1])
+    return torch.cat([own, other_images, own]), torch.cat([own, own, other_texts])
+
+
+def matching(logits: Float[Tensor, "n 2"]) -> Float[Tensor, ""]:
+    """Cross-entropy of the matching head where the first third belongs together."""
+    return F.cross_entropy(logits, (torch.arange(len(logits), device=logits.device) < len(logits) // 3).long())
 
 
 @torch.no_grad()
@@ -247,12 +328,16 @@ def hard_negatives(logits: Float[Tensor, "m b"], noise: Float[Tensor, "m b"]) ->
 
 @dataclass
 class Pairs:
-    """A pool's scenes with their one-edit neighbours, as frozen tokens."""
+    """A pool's scenes with their one-edit neighbours, as frozen tokens.
+
+    The first `full` of a batch have captions that tell everything but places, the others such as people write.
+    """
 
     blip: TinyBlip2
     pool: Pool
     tokens: Float16[np.ndarray, "n p v"]
     seed: int
+    full: float = 0.0
 
     def __len__(self) -> int:
         """Count pairs."""
@@ -262,12 +347,14 @@ class Pairs:
         """Collect the tokens of both scenes of each row; captions are drawn afresh for every step."""
         index = [2 * row + side for row in rows for side in (0, 1)]
         noise = random.uniform("negatives", 2, 2, len(index)).flatten(0, 1)
-        texts = [self._caption(i, random.step) for i in index]
+        front = round(self.full * len(index))
+        texts = [self._caption(i, random.step, place < front) for place, i in enumerate(index)]
         tokens = torch.from_numpy(self.tokens[index]).float()
         return PairBatch(tokens, self.blip.rows(texts), truth([self.pool[i] for i in index]), noise, random.step)
 
-    def _caption(self, index: int, step: int) -> str:
-        return caption(self.pool.scenes[index], random.Random(seed_of(self.seed, step, index)), ALL, chatter=True)
+    def _caption(self, index: int, step: int, full: bool) -> str:
+        scene, rng = self.pool.scenes[index], random.Random(seed_of(self.seed, step, index))
+        return full_caption(scene, rng, ALL, positions=0.0) if full else caption(scene, rng, ALL, chatter=True)
 
 
 @torch.no_grad()
