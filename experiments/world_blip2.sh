@@ -28,9 +28,7 @@ evaluate slerp+itm 0 --method slerp "${base[@]}" rerank.top=50
 
 for seed in ${SEEDS:-0 1 2}; do
   train pic2word_blip2 pic2word
-  train searle_blip2 searle
   train lincir_blip2 lincir
-  train rtd_blip2 pic2word+rtd "base=$out/pic2word/seed-$seed"
   train rtd_blip2 lincir+rtd "base=$out/lincir/seed-$seed"
   evaluate lincir+itm "$seed" "$out/lincir/seed-$seed" rerank.top=50
   train combiner_blip2 combiner
