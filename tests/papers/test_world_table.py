@@ -1,4 +1,4 @@
-"""The world's table against the committed records, by command, and with one number changed."""
+"""The world's tables against the committed records, by command, and with one number changed."""
 
 import json
 import shutil
@@ -31,15 +31,18 @@ def committed(tmp_path):
     return tmp_path
 
 
-def test_the_committed_records_hold(run):
-    done = run("world", "--check")
+@pytest.mark.parametrize(
+    ("name", "trained"), [("world", "lincir"), ("world_supervised", "combiner"), ("world_blip2", "sprc")]
+)
+def test_the_committed_records_hold(run, name, trained):
+    done = run(name, "--check")
     assert done.exit_code == 0, done.output
-    compared = compare(tables.read(ROOT / tables.FOLDER / "world.yaml"))
+    compared = compare(tables.read(ROOT / tables.FOLDER / f"{name}.yaml"))
     assert {row[0].row.name for row in compared.cells} == {
-        path.name for path in (ROOT / "experiments" / "results" / "world").iterdir()
+        path.name for path in (ROOT / "experiments" / "results" / name).iterdir()
     }
     assert {cell.verdict for cell in compared.flat} <= {Verdict.EQUAL, Verdict.WITHIN}
-    assert {cell.ours.seeds for row in compared.cells for cell in row if row[0].row.name == "lincir"} == {3}
+    assert {cell.ours.seeds for row in compared.cells for cell in row if row[0].row.name == trained} == {3}
 
 
 def test_a_row_without_records_is_no_failure_but_says_so(run, committed):
