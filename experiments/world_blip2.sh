@@ -25,7 +25,6 @@ base=(--backbone checkpoints/tiny-blip2 --data datasets/world prompt.overflow=cu
 for method in ${BASELINES:-image_only text_only sum product slerp}; do
   evaluate "$method" 0 --method "$method" "${base[@]}"
 done
-evaluate text_only+itm 0 --method text_only "${base[@]}" rerank.top=50
 
 for seed in ${SEEDS:-0 1 2}; do
   train pic2word_blip2 pic2word
@@ -37,5 +36,4 @@ for seed in ${SEEDS:-0 1 2}; do
   train spn_sprc sprc+spn "base=$out/sprc/seed-$seed"
   train sprc_rerank sprc_rerank
   evaluate sprc+rerank "$seed" "$out/sprc/seed-$seed" rerank.top=50 "rerank.method=$out/sprc_rerank/seed-$seed"
-  evaluate sprc+itm "$seed" "$out/sprc/seed-$seed" rerank.top=50
 done
