@@ -268,7 +268,8 @@ def rescore(
     if not method.matches:
         raise InputError(
             f"rerank.top: {type(method).__name__} on {backbone.name} has no way to look at a query and an image "
-            "together; name a re-ranker with rerank.method, or use a BLIP-2 backbone (docs/blip2.md)"
+            "together; name a re-ranker with rerank.method (pseudo-word methods and text_only on BLIP-2 are their own: "
+            "docs/blip2.md)"
         )
     top = ranking.order[:, : config.rerank.top]
     wanted = benchmark.gallery

@@ -14,7 +14,7 @@ from cir.backbones.base import Backbone, ImageSide, Matcher, TextTower, one_vect
 from cir.errors import InputError
 from cir.prompts import Joiner, Template
 from cir.randomness import StepRandom
-from cir.schema import Query
+from cir.schema import Prompt, Query
 
 
 @dataclass
@@ -214,6 +214,23 @@ def averaged(vectors: Float[Tensor, "n d"], owner: Int[Tensor, " n"], queries: i
     return F.normalize(total, dim=-1).unsqueeze(1)
 
 
+def matched(
+    backbone: Matcher,
+    prompt: Prompt,
+    owner: Int[np.ndarray, " n"],
+    candidates: Float[Tensor, "b k p v"],
+    pseudo: Float[Tensor, "b s w"] | None = None,
+) -> Float[Tensor, "b k"]:
+    """Match pictures with the rows of a prompt that belong to each query; the mean over a query's rows."""
+    queries, kept = candidates.shape[:2]
+    rows = np.repeat(np.arange(len(prompt)), kept)
+    patches = candidates[torch.from_numpy(owner)].flatten(0, 1)
+    scores = backbone.match(patches, prompt[rows], pseudo, None if pseudo is None else owner[rows]).view(-1, kept)
+    of = torch.from_numpy(owner).to(scores.device)
+    total = scores.new_zeros(queries, kept).index_add(0, of, scores)
+    return total / torch.bincount(of, minlength=queries)[:, None]
+
+
 class PseudoWordMethod(Method):
     """Textual inversion: the reference becomes pseudo-words inside the prompt; subclasses write `words` only."""
 
@@ -260,10 +277,4 @@ class PseudoWordMethod(Method):
             return super().match(backbone, reference, queries, template, join, candidates)
         pseudo = self.words(one_vector(reference))
         rendered = template.render(backbone.tokenizer, [join(q.texts) for q in queries], [q.concept for q in queries])
-        kept = candidates.shape[1]
-        rows = np.repeat(np.arange(len(rendered.prompt)), kept)
-        patches = candidates[torch.from_numpy(rendered.owner)].flatten(0, 1)
-        scores = backbone.match(patches, rendered.prompt[rows], pseudo, rendered.owner[rows]).view(-1, kept)
-        owner = torch.from_numpy(rendered.owner).to(scores.device)
-        total = scores.new_zeros(len(queries), kept).index_add(0, owner, scores)
-        return total / torch.bincount(owner, minlength=len(queries))[:, None]
+        return matched(backbone, rendered.prompt, rendered.owner, candidates, pseudo)

@@ -5,16 +5,17 @@ Texts are plain sentences, without template; several per query (two caption orde
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from cir.backbones.base import Backbone, one_vector
+from cir.backbones.base import Backbone, Matcher, one_vector
 from cir.errors import InputError
-from cir.methods.base import Method
-from cir.methods.joined import text_features, text_vectors
+from cir.methods.base import Method, matched
+from cir.methods.joined import sentences, text_features, text_vectors
 from cir.prompts import Joiner, Template
 from cir.schema import Query
 
@@ -43,6 +44,10 @@ class TextOnly(Method):
     needs = frozenset({"text"})
     paper = "baseline"
 
+    def __init__(self, options: Any, backbone: Backbone, base: Method | None = None) -> None:
+        super().__init__(options, backbone, base)
+        self.matches = isinstance(backbone, Matcher)
+
     def compose(
         self,
         backbone: Backbone,
@@ -53,6 +58,21 @@ class TextOnly(Method):
     ) -> Float[Tensor, "b 1 d"]:
         """Encode the joined texts."""
         return text_vectors(backbone, queries, join, template.overflow)
+
+    def match(
+        self,
+        backbone: Backbone,
+        reference: Float[Tensor, "b t d"],
+        queries: Sequence[Query],
+        template: Template,
+        join: Joiner,
+        candidates: Float[Tensor, "b k p v"],
+    ) -> Float[Tensor, "b k"]:
+        """Match each query's texts with pictures, by the backbone's matching head; the mean over its texts."""
+        if not isinstance(backbone, Matcher):
+            return super().match(backbone, reference, queries, template, join, candidates)
+        prompt, owner = sentences(backbone, queries, join, template.overflow)
+        return matched(backbone, prompt, owner.cpu().numpy(), candidates)
 
 
 class Arithmetic(Method):

@@ -2,13 +2,17 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
+from cir.backbones import load
+from cir.backbones.base import one_vector
 from cir.errors import InputError
 from cir.methods import METHODS, build
 from cir.methods.baselines import text_vectors
 from cir.prompts import JOINERS, Template, tokenize
 from cir.schema import Query
+from tests.backbones.blip2_folder import tiny_blip2
 
 QUERIES = [Query("a", "x", ("is red.", "has two dogs")), Query("b", "y", ("the sofa",))]
 
@@ -79,3 +83,43 @@ def test_shares_outside_the_unit_interval_are_refused(tiny_backbone):
         build("sum", {"weight": 2}, tiny_backbone)
     with pytest.raises(InputError, match="from 0 to 1"):
         build("slerp", {"alpha": -1}, tiny_backbone)
+
+
+@pytest.mark.parametrize("name", ["text_only", "lincir"])
+def test_matching_is_the_mean_over_a_querys_sentences_picture_by_picture(tmp_path, name):
+    """`rerank.top` on BLIP-2: every picture with every sentence, one call each."""
+    backbone = load(str(tiny_blip2(tmp_path)), device="cpu")
+    noise = torch.Generator().manual_seed(3)
+    pictures = backbone.encode_patches(torch.randn(6, 3, *[backbone.preprocess(Image.new("RGB", (8, 8))).shape[-1]] * 2,
+                                                   generator=noise)).unflatten(0, (2, 3))  # fmt: skip
+    image = torch.randn(2, backbone.vectors, backbone.width, generator=noise)
+    method = build(name, {}, backbone).eval()
+    with torch.no_grad():
+        found = method.match(backbone, image, QUERIES, Template("see $ {text}"), JOINERS["both_orders"], pictures)
+        asked = [["is red and has two dogs", "has two dogs and is red"], ["the sofa"]]
+        for i, texts in enumerate(asked):
+            for k in range(3):
+                scores = []
+                for text in texts:
+                    if name == "text_only":
+                        prompt, words = tokenize(backbone.tokenizer, [[text]]), None
+                    else:
+                        prompt = Template("see $ {text}").render(backbone.tokenizer, [[text]]).prompt
+                        words = method.words(one_vector(image[i : i + 1]))
+                    scores.append(float(backbone.match(pictures[i, k][None], prompt, words)))
+                assert float(found[i, k]) == pytest.approx(sum(scores) / len(scores), abs=1e-5)
+    assert method.matches and found.std() > 1e-4
+
+
+def test_text_only_cannot_match_where_there_is_no_matching_head(tiny_backbone):
+    method = build("text_only", {}, tiny_backbone)
+    with pytest.raises(InputError, match="TextOnly cannot score pictures"):
+        method.match(
+            tiny_backbone,
+            reference(tiny_backbone),
+            QUERIES,
+            Template(),
+            JOINERS["both_orders"],
+            torch.zeros(2, 3, 5, 4),
+        )
+    assert not method.matches
