@@ -25,6 +25,7 @@ base=(--backbone checkpoints/tiny-blip2 --data datasets/world prompt.overflow=cu
 for method in ${BASELINES:-image_only text_only sum product slerp}; do
   evaluate "$method" 0 --method "$method" "${base[@]}"
 done
+evaluate text_only+itm 0 --method text_only "${base[@]}" rerank.top=50
 
 for seed in ${SEEDS:-0 1 2}; do
   train pic2word_blip2 pic2word
