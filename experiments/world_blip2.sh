@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 out=${1:-runs/world_blip2}
 cir=${CIR:-.venv/bin/cir}
 all="world/fashioniq/val world/cirr/val world/circo/val"
-test -e datasets/world/world.json || "$cir" world build
+test -e datasets/world/CIRR/train || "$cir" world build
 
 train() { "$cir" train "experiments/runs/$1_world.yaml" "name=$2" "seed=$seed" --out "$out/$2/seed-$seed" "${@:3}"; }
 

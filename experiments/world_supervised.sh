@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/world_supervised}
 cir=${CIR:-.venv/bin/cir}
-test -e datasets/world/world.json || "$cir" world build
+test -e datasets/world/CIRR/train || "$cir" world build
 train() { "$cir" train "experiments/runs/$1_world.yaml" "name=$2" "seed=$seed" --out "$out/$2/seed-$seed" "${@:3}"; }
 for seed in ${SEEDS:-0 1 2}; do
   train clip_finetune clip_finetune
