@@ -45,7 +45,7 @@ def main(path: Path, out: Path, backbone: str) -> None:
         config.pop("torch_dtype", None)
         _write(staged / "config.json", json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
         save_file(tensors, staged / "model.safetensors", metadata={"format": "pt"})
-        _write(staged / "README.md", _card(out.name, described, folder, len(towers)))
+        _write(staged / "README.md", _card(out.name, described, folder, len(towers), config["model_type"]))
     typer.echo(f"{METHOD}: {len(towers)} of {len(tensors)} tensors are the checkpoint's, the others the backbone's")
     typer.echo(f"written: {out}; use it with backbone.name={out}")
 
@@ -92,13 +92,14 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in found.items() if not name.endswith("position_ids")}
 
 
-def _card(name: str, described: Mapping[str, Any], folder: Path, trained: int) -> str:
+def _card(name: str, described: Mapping[str, Any], folder: Path, trained: int, layout: str) -> str:
     """Say where the weights come from, as a model card."""
     own, details = described["backbone"], described.get("details", {})
     run = details.get("run", {})
     kept = runs.config_file(folder)
     preprocess = configs.load(kept).backbone.preprocess if kept is not None else "clip"
-    head = {"library_name": "transformers", "base_model": own["name"], "tags": ["clip", "composed-image-retrieval"]}
+    library = "cir" if layout == "clip_resnet" else "transformers"  # which has no convolutional CLIP
+    head = {"library_name": library, "base_model": own["name"], "tags": ["clip", "composed-image-retrieval"]}
     options = ", ".join(f"{key} {value}" for key, value in described["options"].items())
     lines = (
         f"# {name}",

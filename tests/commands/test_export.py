@@ -97,7 +97,11 @@ def test_plain_transformers_load_it(exported, tiny_backbone):
 
 def test_a_card_says_where_it_comes_from(exported, tiny_clip_folder, tiny_backbone):
     card = (exported[1] / "README.md").read_text()
-    assert "encoder both" in card and "steps: 7, seed: 3, training source: abc" in card
+    assert (
+        "library_name: transformers" in card
+        and "encoder both" in card
+        and "steps: 7, seed: 3, training source: abc" in card
+    )
     assert f"fine-tuned from: {tiny_clip_folder}, fingerprint {tiny_backbone.fingerprint}" in card
     files = {path.name for path in tiny_clip_folder.iterdir()}
     assert {path.name for path in exported[1].iterdir()} == files | {"README.md"}
