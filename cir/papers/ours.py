@@ -98,7 +98,7 @@ def _counts(record: Record, row: Row, table: Table) -> bool:
     name = record.benchmark.name
     meant = record.protocol.name == protocols(name)[0] or (row.config is not None and _asks(row.config, name))
     same = table.data.get(name, record.benchmark.fingerprint) == record.benchmark.fingerprint
-    return meant and same and not record.benchmark.stamps
+    return meant and same and table.stamps.issuperset(record.benchmark.stamps)
 
 
 def _asks(config: RunConfig, benchmark: str) -> bool:

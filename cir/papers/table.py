@@ -111,6 +111,7 @@ class _File:
     rows: list[Any] = field(default_factory=list)
     records: list[str] = field(default_factory=list)
     data: dict[str, str] = field(default_factory=dict)
+    stamps: list[str] = field(default_factory=list)
     tolerance: float | None = None
     note: str = ""
 
@@ -143,6 +144,8 @@ class Table:
     """Folders where our records lie, unless others are asked for."""
     data: Mapping[str, str]
     """Fingerprints of the benchmarks that the values were measured on, where they are known."""
+    stamps: frozenset[str]
+    """What the values were measured under, so that records with these stamps count; empty for a paper's table."""
     note: str
 
 
@@ -165,6 +168,8 @@ def read(path: Path) -> Table:
         raise InputError(
             f"{path}: a column of {file.paper.title!r} is on the world; world numbers have their own table"
         )
+    if file.paper.title and file.stamps:
+        raise InputError(f"{path}: a stamped number never stands beside a paper's; leave `stamps:` out")
     rows = tuple(_row(raw, number, path, columns, file) for number, raw in enumerate(file.rows, 1))
     return Table(
         path,
@@ -174,6 +179,7 @@ def read(path: Path) -> Table:
         rows,
         tuple(path.parent / folder for folder in file.records) or (path.parent.parent / "results", Path("runs")),
         file.data,
+        frozenset(file.stamps),
         file.note,
     )
 

@@ -214,9 +214,12 @@ def _notes(
     spread = _spread(cells.values())
     notes = [f"Percent. {spread}".strip() if len(spent) < len(columns) else spread]
     notes += [conditions(r) for r in unique]
+    limits: dict[tuple[str, str], dict[str, None]] = {}  # the runs of each, in order and once
     for r in unique:
-        notes += [f"{r.run} on {r.benchmark.name}: not comparable, {stamp}." for stamp in r.benchmark.stamps]
-        notes += [f"{r.run} on {r.benchmark.name}: stale, {r.stale}."] if r.stale else []
+        stale = [f"stale, {r.stale}"] if r.stale else []
+        for limit in [*(f"not comparable, {stamp}" for stamp in r.benchmark.stamps), *stale]:
+            limits.setdefault((r.benchmark.name, limit), {})[r.run] = None
+    notes += [f"{', '.join(runs)} on {benchmark}: {limit}." for (benchmark, limit), runs in limits.items()]
     notes += costs.notes((r for r in records if r.run in {run for run, _ in cells}), spent) if spent else []
     if superseded:
         notes.append(f"{superseded} older records of the same run, seed and data were left out.")

@@ -63,6 +63,11 @@ def test_what_is_wrong_is_said_in_one_line(house, old, new, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_papers_table_takes_no_stamped_records(house):
+    with pytest.raises(InputError, match="a stamped number never stands beside a paper's"):
+        house.write(GOOD + "stamps: [texts are cut]\npaper: {title: Somebody's}\n")
+
+
 def test_a_papers_table_has_no_world_column(house):
     text = GOOD.replace("circo/val", "world/circo/val")
     assert house.write(text).columns[0].benchmark == "world/circo/val"

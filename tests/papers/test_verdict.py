@@ -104,6 +104,15 @@ def test_records_that_are_not_the_papers_number_do_not_count(house, changes):
     assert only(house).verdict is Verdict.EQUAL
 
 
+def test_a_table_may_say_under_which_stamps_its_values_were_measured(house):
+    house.record(50.25, stamps=["texts are cut"])
+    assert only(house).ours is None
+    mine = f"{TABLE}stamps: [texts are cut]\n"
+    assert only(house, mine).verdict is Verdict.EQUAL
+    house.record(50.25, stamps=["texts are cut", "smoke run"], seed=1)
+    assert only(house, mine).ours.seeds == 1
+
+
 def test_records_of_other_data_do_not_count_where_the_data_is_known(house):
     house.record(50.25, data="1" * 16)
     assert only(house).verdict is Verdict.EQUAL

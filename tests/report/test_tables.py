@@ -67,6 +67,9 @@ def test_stamps_and_staleness_are_footnotes(record):
     stamped = replace(stamped, benchmark=replace(stamped.benchmark, stamps=["3 images missing"]))
     text = tables.markdown(tables.build([stamped]))
     assert "a on circo/val: not comparable, 3 images missing." in text
+    other = replace(record("b"), benchmark=stamped.benchmark)
+    text = tables.markdown(tables.build([stamped, replace(stamped, seed=1), other]))
+    assert "a, b on circo/val: not comparable, 3 images missing." in text
     assert "a on circo/val: stale, tie rule fixed." in text
 
 
