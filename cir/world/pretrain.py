@@ -1,22 +1,16 @@
 """`cir world pretrain`: the tiny CLIP from nothing, in two stages of the one training loop, and what it scores."""
 
-import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from cir.backbones.tiny import TinyClip
 from cir.config import TrainConfig
 from cir.train import train
 from cir.world import pool, tokenizer
-from cir.world.files import write_text
-from cir.world.grammar import BENCH, TRAIN, caption, full_caption
+from cir.world.measuring import FreshScenes, share, write_scores
 from cir.world.pretraining import LAST_SCALE, Pretraining, StageOptions
-from cir.world.render import draw
-from cir.world.scenes import KINDS, Scene, edited, propose_many, sample_scene
 
 STEPS = (2400, 1600)
 SINGLES, PAIRS = 40_000, 80_000
@@ -49,7 +43,7 @@ def pretrain(out: Path, seed: int = 0, steps: tuple[int, int] = STEPS, pool_scal
     clip.save(model, LAST_SCALE)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         shutil.copyfile(words / name, model / name)
-    write_text(out / "scores.csv", "".join(f"{name},{value:.4f}\n" for name, value in scores.items()))
+    write_scores(out, scores)
     return scores
 
 
@@ -61,23 +55,15 @@ def measure(clip: TinyClip, count: int = 500) -> dict[str, float]:
     `neighbour` is the choice between a scene and two one-edit neighbours; then the mean cosines of matched pairs, of
     random pictures, of random pairs, and the distance between the modalities' means.
     """
-    rng = random.Random("measure")
-    scenes = [sample_scene(rng) for _ in range(count)]
-    images = _images(clip, scenes, 1)
-    writers: dict[str, Callable[[Scene], str]] = {
-        "R@1 full/train": lambda s: full_caption(s, rng, TRAIN, positions=0.0),
-        "R@1 full/bench": lambda s: full_caption(s, rng, BENCH, positions=0.0),
-        "R@1 noisy/train": lambda s: caption(s, rng, TRAIN),
-    }
+    fresh = FreshScenes(count)
+    images = _images(clip, fresh.pictures())
     scores: dict[str, float] = {}
-    for name, write in writers.items():
-        texts = clip.texts([write(scene) for scene in scenes])
-        similar = texts @ images.T
-        scores[name] = float((similar.argmax(dim=1) == torch.arange(count)).float().mean())
-    texts = clip.texts([full_caption(scene, rng, TRAIN, positions=0.0) for scene in scenes])
-    rivals = [_images(clip, [_neighbour(scene, rng) for scene in scenes], seed) for seed in (2, 3)]
+    for name, captions in fresh.captions():
+        scores[f"R@1 {name}"] = share((clip.texts(captions) @ images.T).argmax(dim=1) == torch.arange(count))
+    asked, rivals = fresh.choice()
+    texts = clip.texts(asked)
     right = (texts * images).sum(1)
-    scores["neighbour"] = float(torch.stack([right > (texts * r).sum(1) for r in rivals]).all(0).float().mean())
+    scores["neighbour"] = share(torch.stack([right > (texts * _images(clip, r)).sum(1) for r in rivals]).all(0))
     between, across = images @ images.T, texts @ images.T
     scores["cosine matched"] = float(right.mean())
     scores["cosine images"] = float((between.sum() - between.trace()) / (count * (count - 1)))
@@ -86,14 +72,5 @@ def measure(clip: TinyClip, count: int = 500) -> dict[str, float]:
     return scores
 
 
-def _neighbour(scene: Scene, rng: random.Random) -> Scene:
-    """Draw a scene one edit away."""
-    while True:
-        edits = propose_many(scene, (rng.choice([kind for kind in KINDS if kind != "move"]),), rng)
-        if edits:
-            return edited(scene, edits, rng)
-
-
-def _images(clip: TinyClip, scenes: list[Scene], seed: int) -> torch.Tensor:
-    pictures = np.stack([draw(scene, seed * 1_000_003 + index)[0] for index, scene in enumerate(scenes)])
-    return clip.images(clip.tokens(torch.from_numpy(pictures).permute(0, 3, 1, 2).float().to(clip.device)))
+def _images(clip: TinyClip, pictures: torch.Tensor) -> torch.Tensor:
+    return clip.images(clip.tokens(pictures.to(clip.device)))

@@ -24,7 +24,9 @@ from cir.prompts import tokenize
 from cir.randomness import StepRandom, seed_of
 from cir.world import commands, pool, pretrain_blip2, wordpiece
 from cir.world.grammar import ALL, BENCH, TRAIN, caption, edits_text, full_caption
-from cir.world.pretrain_blip2 import (
+from cir.world.pretrain_blip2 import pretrain
+from cir.world.pretraining import truth
+from cir.world.pretraining_blip2 import (
     Blip2Options,
     Matching,
     MatchingOptions,
@@ -33,9 +35,7 @@ from cir.world.pretrain_blip2 import (
     Pretraining,
     differences,
     hard_negatives,
-    pretrain,
 )
-from cir.world.pretraining import truth
 from cir.world.render import draw
 from cir.world.scenes import KINDS, SHAPES, propose_many, sample_scene
 
