@@ -164,7 +164,7 @@ def vectors(tmp_path):
     from cir import data
 
     if not (DATA / "CIRR").is_dir():
-        pytest.skip("needs the annotation files")
+        pytest.skip("needs the benchmarks' annotation files in ../shared/data")
     benchmark = data.load("cirr/val", DATA / "CIRR")
     generator = np.random.default_rng(0)
     gallery = generator.standard_normal((len(benchmark.gallery), 16)).astype(np.float32)
@@ -187,7 +187,7 @@ def test_score_reads_vectors_and_writes_json(vectors):
 
 def test_data_show_counts_what_is_on_disk():
     if not (DATA / "CIRR").is_dir():
-        pytest.skip("needs the annotation files")
+        pytest.skip("needs the benchmarks' annotation files in ../shared/data")
     result = cir("data", "show", "cirr/val", "--root", DATA / "CIRR")
     assert result.exit_code == 0, result.output
     assert "4,181 queries, gallery of 2,297 images" in result.stdout

@@ -14,7 +14,7 @@ from cir.evaluate import evaluate
 from cir.retrieval import load_benchmark
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 
 
 def draw(root, paths):

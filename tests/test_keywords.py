@@ -62,7 +62,10 @@ def test_an_unknown_tagger_is_an_error():
         tagger("buildin")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("spacy") is not None, reason="spaCy is installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("spacy") is not None,
+    reason="says what is missing where spaCy is not installed; here it is",
+)
 def test_spacy_says_how_to_install_it_where_it_is_absent():
     with pytest.raises(InputError, match=r"pip install 'cir\[spacy\]'"):
         tagger("spacy")

@@ -36,7 +36,7 @@ HIDDEN = ("cirr/test1", "circo/test")
 PROTOCOLS = {"fashioniq": "fashioniq/original", "cirr": "cirr", "circo": "circo"}
 SUBSET, PICTURES = 3, 5
 
-pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 
 
 @pytest.fixture(scope="module", autouse=True)

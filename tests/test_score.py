@@ -238,7 +238,7 @@ def test_writing_is_all_or_nothing(tmp_path):
 
 def test_the_real_cirr_scores_from_vectors_at_full_size(tmp_path):
     if not SHARED.is_dir():
-        pytest.skip("the real annotations are not here")
+        pytest.skip("needs the benchmarks' annotation files in ../shared/data")
     bench = load("cirr/val", SHARED)
     images = vectors(len(bench.gallery), d=16)
     at = {name: row for row, name in enumerate(bench.gallery)}

@@ -147,7 +147,7 @@ def test_latex_has_its_structure_and_escapes(latex):
     assert "gone & --" in latex
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex, which compiles the table")
 def test_latex_compiles(latex, tmp_path):
     page = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + latex + "\\end{document}\n"
     (tmp_path / "page.tex").write_text(page)

@@ -70,7 +70,7 @@ def test_other_constants_equal_hugging_face_bit_for_bit(tmp_path, make_preproces
 def test_real_photos_equal_hugging_face_bit_for_bit(folder):
     photos = sorted(PHOTOS.rglob("*.jpg"))[::12]
     if not photos:
-        pytest.skip("needs the photos")
+        pytest.skip("needs the photographs in ../shared/data")
     ours, theirs = from_folder(folder, "clip"), official(folder)
     for path in photos:
         with Image.open(path) as picture:
@@ -114,7 +114,7 @@ def test_fast_twins_differ_in_few_pixels_by_two_levels_at_most(folder, name):
 def test_fast_twins_on_real_photos(folder):
     photos = sorted(PHOTOS.rglob("*.jpg"))[::12]
     if not photos:
-        pytest.skip("needs the photos")
+        pytest.skip("needs the photographs in ../shared/data")
     exact, fast = from_folder(folder, "clip"), from_folder(folder, "clip-fast")
     found = []
     for path in photos:

@@ -41,7 +41,7 @@ def test_property_pieces_split_at_a_blank_equal_the_whole(tiny_backbone, left, r
 def test_real_captions_split_at_every_blank_equal_the_whole(tiny_backbone):
     path = DATA / "CIRR/cirr/captions/cap.rc2.val.json"
     if not path.exists():
-        pytest.skip("needs the annotations of CIRR")
+        pytest.skip("needs CIRR's annotation files in ../shared/data")
     tokenizer = tiny_backbone.tokenizer
     for row in json.loads(path.read_text())[::20]:
         caption = row["caption"]

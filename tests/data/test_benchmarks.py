@@ -12,7 +12,7 @@ from cir.protocols import PROTOCOLS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"
-REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 
 
 def put(path, content):
@@ -239,7 +239,7 @@ def lies_here(name):
 @pytest.mark.parametrize("name", list(BENCHMARKS))
 def test_the_real_annotations(name):
     if not lies_here(name):
-        pytest.skip("not all of its annotation files are here")
+        pytest.skip("needs all of its annotation files in ../shared/data")
     bench = load(name, SHARED)
     expected = BENCHMARKS[name].counts
     assert (len(bench.queries), len(bench.gallery)) == (expected["queries"], expected["gallery"])

@@ -17,7 +17,9 @@ from cir.retrieval import encode
 from cir.score import score
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-REAL = pytest.mark.skipif(not (SHARED / "coco").is_dir(), reason="the real annotations are not here")
+REAL = pytest.mark.skipif(
+    not (SHARED / "coco").is_dir(), reason="needs the benchmarks' annotation files in ../shared/data"
+)
 HEADER = "id,query_regions,query_class,classes\n"
 LINES = [
     "000000000007.jpg,1.5;2.9;8.99;9.0 ,dog,person;frisbee",

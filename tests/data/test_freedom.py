@@ -10,7 +10,7 @@ from cir.data.freedom import COLLECTIONS
 from cir.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 LTLL = """ltll/New/images/TajMahal/taj_1.jpg New TajMahal
 ltll/New/images/Pettah/1.jpg New Pettah
 ltll/Old/images/TajMahal/2.jpg Old TajMahal

@@ -18,7 +18,9 @@ from cir.evaluate import evaluate
 from cir.schema import View
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-REAL = pytest.mark.skipif(not (SHARED / "GeneCIS").is_dir(), reason="the real annotations are not here")
+REAL = pytest.mark.skipif(
+    not (SHARED / "GeneCIS").is_dir(), reason="needs the benchmarks' annotation files in ../shared/data"
+)
 
 
 def crop(number, *box):

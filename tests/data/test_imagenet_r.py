@@ -9,7 +9,7 @@ from cir.data import expand, load
 from cir.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 TARGETS = """imgnet/imagenet-r/n2/cartoon_1.jpg 7
 imgnet/imagenet-r/n1/toy_0.jpg 2002
 imgnet/real/n1/B.JPEG 6002

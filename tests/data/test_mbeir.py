@@ -16,7 +16,7 @@ from cir.errors import InputError
 from cir.score import score
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 HEADER = "query_modality\tcand_modality\tdataset_name\tdataset_id\tprompt_1\tprompt_2\n"
 
 

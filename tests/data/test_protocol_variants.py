@@ -10,7 +10,7 @@ from cir.errors import InputError
 from cir.protocols import PROTOCOLS
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 NAMES = [f"dev-{n}-0-img0" for n in range(8)]
 
 

@@ -230,7 +230,7 @@ def test_an_empty_tree_matches_nothing():
     assert match.images(["a/b.png"], ["a/b.png"], Tree()) == {} and match.annotation(["a.json"], Tree()) is None
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 @pytest.mark.parametrize("name", ["fashioniq/dress/val", "genecis/focus_object", "coco/val2017", "circo/val"])
 def test_the_real_annotations_without_images(name, tmp_path):
     report = doctor.check(name, SHARED, cache=tmp_path, progress=False)

@@ -165,7 +165,7 @@ def test_the_world_keeps_its_counts(small_world, tmp_path):
     assert data.load("fashioniq/dress/val", tmp_path / "out").stamps == ()
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 def test_the_real_annotations_of_cirr_with_scattered_images(tmp_path, picture):
     root, out = tmp_path / "download", tmp_path / "data"
     shutil.copytree(SHARED / "CIRR/cirr/captions", root / "captions")

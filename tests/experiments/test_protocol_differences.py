@@ -18,7 +18,7 @@ def printed(*arguments):
     return done.stdout.strip()
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 @pytest.mark.parametrize("part", ["cirr", "circo", "collapsed"])
 def test_the_page_shows_what_the_script_prints(part):
     text = printed(SHARED, "--only", part)

@@ -66,7 +66,7 @@ def test_latex_is_well_formed(compared):
     assert depth.count("{") == depth.count("}")
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here")
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex, which compiles the table")
 def test_latex_compiles(compared, tmp_path):
     start = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
     page = start + render.latex(compared) + r"\end{document}"

@@ -14,7 +14,9 @@ from cir.schema import Benchmark, Embeddings, Query, Scores
 from cir.score import aligned, rank_and_score, score
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-REAL = pytest.mark.skipif(not (SHARED / "GeneCIS").is_dir(), reason="the real annotations are not here")
+REAL = pytest.mark.skipif(
+    not (SHARED / "GeneCIS").is_dir(), reason="needs the benchmarks' annotation files in ../shared/data"
+)
 RULE = PROTOCOLS["genecis"]
 
 

@@ -12,7 +12,7 @@ from cir.schema import Embeddings, TargetRanks
 from cir.score import rank_and_score, score
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 DOMAINS = ("cartoon", "origami", "toy", "sculpture")
 SHARE, HIT = PROTOCOLS["imagenet_r/share"], PROTOCOLS["imagenet_r/hit"]
 

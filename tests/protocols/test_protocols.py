@@ -130,7 +130,7 @@ def test_the_world_says_so():
 def test_the_shipped_circo_example_scores_what_the_official_script_prints():
     example = SHARED / "CIRCO" / "submission_examples" / "submission_val.json"
     if not example.is_file():
-        pytest.skip("the real annotations are not here")
+        pytest.skip("needs the benchmarks' annotation files in ../shared/data")
     bench = load("circo/val", SHARED)
     submitted = json.loads(example.read_text())
     ranks = np.zeros((220, 14), dtype=np.int64)

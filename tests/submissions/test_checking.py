@@ -14,7 +14,7 @@ from cir.submissions import SERVERS, check, server_percent
 from cir.submissions.recognising import dataset
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 EXAMPLES = {
     "CIRR/submission_examples/test1_pred_ranks_recall_subset.json": ("cirr/test1", "recall_subset"),
     "CIRCO/submission_examples/submission_val.json": ("circo/val", ""),

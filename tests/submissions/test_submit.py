@@ -122,7 +122,7 @@ def test_the_worlds_val(small_world, tmp_path, tiny_clip_folder):
     assert absent.exit_code == 2 and "annotations/test.json" in absent.stderr
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 def test_cirr_test1_with_its_real_annotations(tmp_path, tiny_clip_folder, kept):
     """All 4,148 queries and 2,315 images, made small, through decoding, a random tower, and search."""
     root = tmp_path / "CIRR"

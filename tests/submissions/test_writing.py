@@ -142,7 +142,7 @@ def test_splits_by_either_name():
         benchmark_name("cirr", "train")
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real annotations are not here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the benchmarks' annotation files in ../shared/data")
 @pytest.mark.parametrize(("name", "most"), [("cirr/test1", 5_000_000), ("circo/test", 400_000)])
 def test_real_files_are_whole_and_small(kept, tmp_path, seeded, name, most):
     bench = data.load(name, SHARED)
